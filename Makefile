@@ -1,0 +1,68 @@
+# Everything from a fresh checkout: `make train` needs Python 3.11 or later and nothing else.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+ARGS ?=
+
+.PHONY: help setup services train check test bench docs
+
+help:
+	@echo "make train   train the digits experiment in this one process (ARGS='--set training.rounds=3')"
+	@echo "make setup   install everything, with RabbitMQ and Redis for distributed runs and the tests"
+	@echo "make check   lint, formatting, types and import contracts"
+	@echo "make test    all tests (ARGS='-k name'), against a RabbitMQ and a Redis of their own"
+	@echo "make bench   speed and memory of this machine"
+	@echo "make docs    regenerate docs/settings.md"
+
+setup: $(INSTALLED) services
+
+train: $(INSTALLED)
+	@echo "Training experiments/digits.toml: 12 clients, server workers and coordinator in one process; results in runs/digits."
+	@$(BIN)/splitee train $(ARGS)
+
+check: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+test: $(INSTALLED) services
+	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
+
+bench: $(INSTALLED)
+	$(BIN)/splitee bench train
+	$(BIN)/splitee bench memory
+
+docs: $(INSTALLED)
+	$(BIN)/python -m cli.keys > docs/settings.md.new
+	mv docs/settings.md.new docs/settings.md
+
+# torch and torchvision come unpinned from one index, so that pip takes two of one build.
+$(INSTALLED): pyproject.toml
+	@for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	    "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break; python=; \
+	done; \
+	[ -n "$$python" ] || { echo "Python 3.11 or later is needed and not in PATH." >&2; exit 1; }; \
+	"$$python" -c 'import ensurepip, venv' 2>/dev/null || { \
+	    echo "$$python cannot make virtual environments; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }; \
+	[ -x $(BIN)/python ] || "$$python" -m venv $(VENV)
+	@echo "Installing into $(VENV): some gigabytes, most of it torch; a minute or more. Done once."
+	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -e '.[dev]' \
+	    | { grep --line-buffered -oE 'Downloading .*\([0-9.]+ [MG]B\)|Installing collected packages|Successfully installed' || true; }
+	@touch $@
+
+services:
+	@PATH="$$PATH:/usr/sbin:/usr/local/sbin"; missing=(); \
+	for server in rabbitmq-server redis-server; do command -v $$server >/dev/null || missing+=($$server); done; \
+	[ $${#missing[@]} -gt 0 ] || exit 0; \
+	by_hand="Missing: $${missing[*]}. Install with: apt-get install $${missing[*]} (as root), or your system's package manager."; \
+	command -v apt-get >/dev/null || { echo "$$by_hand" >&2; exit 1; }; \
+	sudo=; [ "$$(id -u)" -eq 0 ] || { sudo -n true 2>/dev/null && sudo="sudo -n"; } || { echo "$$by_hand" >&2; exit 1; }; \
+	echo "Installing $${missing[*]} with apt-get."; \
+	$$sudo apt-get update -qq; \
+	$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$${missing[@]}" >/dev/null

@@ -1,0 +1,1 @@
+"""Messages, their encoding and the transports that carry them. No torch."""

@@ -1,0 +1,188 @@
+"""What roles say about their work. Listeners (progress, metrics files, exporters) are wired by the command line."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Base of all events."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Waiting(Event):
+    """A role cannot go on until something else is there."""
+
+    role: str
+    what: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStarted(Event):
+    """A coordinator has created or resumed a run."""
+
+    run: str
+    strategy: str
+    rounds: int
+    clients: int
+    resumed_at: int  # first round still to be trained
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientJoined(Event):
+    """A client was admitted."""
+
+    client: str
+    cut: int
+    round: int  # first round that it takes part in
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientDropped(Event):
+    """A client was given up."""
+
+    client: str
+    round: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundOpened(Event):
+    """Streams of a round can be claimed."""
+
+    round: int
+    streams: int
+    clients: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress(Event):
+    """How far the open round is, as far as the coordinator has heard."""
+
+    round: int
+    clients: int
+    streams_committed: int
+    streams: int
+    client_samples: int  # trained by clients since the coordinator started
+    server_samples: int  # durably trained by server workers in all
+    client_loss: float | None
+    server_loss: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundClosed(Event):
+    """A round has been averaged; its version of the layers is there."""
+
+    round: int
+    seconds: float
+    samples: int
+    server_loss: float | None
+    server_accuracy: float | None  # on the batches trained
+    client_loss: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundEvaluated(Event):
+    """All clients still there have reported their scores of a round: accuracy by cut."""
+
+    round: int
+    accuracy: dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFinished(Event):
+    """The run is over; the summary is what summary.json holds."""
+
+    summary: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamClaimed(Event):
+    """A worker has taken a stream."""
+
+    worker: str
+    round: int
+    stream: str
+    epoch: int
+    trained: int  # batches already durable
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchTrained(Event):
+    """A server half has made one step."""
+
+    round: int
+    stream: str
+    client: str
+    sequence: int
+    samples: int
+    loss: float
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointSaved(Event):
+    """A stream's position is durable up to here."""
+
+    round: int
+    stream: str
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamCommitted(Event):
+    """A stream's replica of a round is complete and in the store."""
+
+    worker: str
+    round: int
+    stream: str
+    samples: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamLost(Event):
+    """A worker dropped a stream whose lease passed to another."""
+
+    worker: str
+    round: int
+    stream: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class MessageRefused(Event):
+    """A message became a dead letter."""
+
+    queue: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeaturesPublished(Event):
+    """A client half has made one step and its features are on their way."""
+
+    client: str
+    round: int
+    sequence: int
+    samples: int
+    bytes: int
+    loss: float
+    clamped: int  # values beyond the wire dtype's range
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceAnswered(Event):
+    """A worker has answered an inference request."""
+
+    worker: str
+    client: str
+    samples: int
+    seconds: float
+
+
+Emit = Callable[[Event], None]
+
+
+def ignore(event: Event) -> None:
+    """Listen to nothing."""

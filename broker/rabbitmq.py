@@ -1,0 +1,275 @@
+"""The transport on RabbitMQ."""
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from itertools import takewhile
+from typing import Any
+
+import pika
+
+from broker.connection import Backoff, Channel, Connection, Work, translate
+from broker.consumer import RabbitSubscription
+from broker.errors import BrokerError, UnknownQueue
+from broker.rabbitmq_queues import declare, declare_exchange, delete, depth
+from broker.topology import EXCHANGE, Queue
+from broker.transport import OnSettled, Settled, Sink, Subscription
+
+log = logging.getLogger(__name__)
+
+_MAX_PREFETCH = 65_535
+_PERSISTENT = 2
+
+
+class RabbitTransport:
+    """A ``Transport`` on one RabbitMQ connection.
+
+    url: ``amqp://`` or ``amqps://`` as pika reads it; heartbeat in seconds. timeout: seconds until an operation is given up;
+    connect_timeout: the same for the first connection.
+    Raises BrokerUnavailable if there is no connection in that time, BrokerRefused on failed authentication or a
+    refused virtual host. Later losses are repaired in the background: queues that were declared here are declared again,
+    subscriptions reopened.
+    """
+
+    def __init__(self, url: str, *, heartbeat: int = 20, timeout: float = 30.0, connect_timeout: float = 30.0) -> None:
+        self._declared: dict[str, Queue] = {}
+        self._subscriptions: set[RabbitSubscription] = set()
+        self._connection = Connection(url, heartbeat=heartbeat, timeout=timeout, on_open=self._restore, on_lost=self._lose)
+        self._publisher = Publisher(self._connection, on_ready=self._on_ready, on_closed=self._on_publisher_closed)
+        self._backoff = Backoff()
+        self._restores = 0
+        self._connection.start(min(timeout, connect_timeout))
+
+    def declare(self, queue: Queue) -> None:
+        """Create a queue if it is not there; raise BrokerRefused if it is there with other arguments."""
+        _check_name(queue.name)
+        self._connection.ask(partial(self._connection.once, partial(declare, deque([queue]))))
+        self._connection.call(self._declared.update, {queue.name: queue})
+
+    def delete(self, name: str) -> None:
+        """Delete a queue with what is in it; no error if it is not there."""
+        self._connection.call(self._declared.pop, name, None)
+        self._connection.ask(partial(self._connection.once, partial(delete, name)))
+        # consumers of a quorum queue that is declared again at once may be left attached to the one that is gone
+        self._connection.call(self._reopen, name)
+
+    def depth(self, name: str) -> int:
+        """Return the number of ready messages; raise UnknownQueue if there is no such queue."""
+        ready: int = self._connection.ask(partial(self._connection.once, partial(depth, name)))
+        return ready
+
+    def publish(self, queue: str, body: bytes, on_settled: OnSettled | None = None, *, ttl: float | None = None) -> None:
+        """Send a message without waiting; ``on_settled`` is called exactly once, also when there is no connection."""
+        _check_name(queue)
+        settle = on_settled or _ignore
+        if not self._connection.call(self._publisher.publish, queue, body, settle, ttl):
+            settle(Settled.LOST)
+
+    def subscribe(self, queue: str, prefetch: int, sink: Sink) -> Subscription:
+        """Consume a queue with 1 to 65535 deliveries unacknowledged; raise UnknownQueue if it is not there."""
+        if not 1 <= prefetch <= _MAX_PREFETCH:
+            raise ValueError(f"prefetch must be 1 to {_MAX_PREFETCH}, got {prefetch}")
+        subscription: RabbitSubscription | None = None
+
+        def start(opened: Future[None]) -> None:
+            nonlocal subscription
+            subscription = RabbitSubscription(self._connection, queue, prefetch, sink, opened, self._subscriptions.discard)
+            self._subscriptions.add(subscription)
+            subscription.open()
+
+        try:
+            self._connection.ask(start)
+        except BrokerError:
+            if subscription is not None:
+                self._connection.call(subscription.finish)
+            raise
+        assert subscription is not None
+        return subscription
+
+    def wait_connected(self, timeout: float) -> bool:
+        """Wait up to timeout seconds for a connection; return whether there is one."""
+        return self._connection.wait_ready(timeout)
+
+    def close(self) -> None:
+        """Flush what was published, close the connection and stop its thread."""
+        flushed: Future[None] = Future()
+        if self._connection.call(self._finish, flushed):
+            try:
+                self._connection.wait(flushed)
+            finally:
+                self._connection.close()
+
+    # The rest runs on the I/O thread.
+
+    def _reopen(self, queue: str) -> None:
+        for subscription in list(self._subscriptions):
+            if subscription.queue == queue:
+                subscription.reopen()
+
+    def _finish(self, flushed: Future[None]) -> None:
+        for subscription in list(self._subscriptions):
+            subscription.finish()
+        self._publisher.flush(flushed)
+
+    def _restore(self) -> None:
+        self._restores += 1
+        self._step(partial(declare_exchange, True), self._restore_queues, missing=self._create_exchange)
+
+    def _create_exchange(self) -> None:
+        self._step(partial(declare_exchange, False), self._restore_queues)
+
+    def _restore_queues(self) -> None:
+        remaining = deque(self._declared.values())
+
+        def skip(error: BrokerError) -> None:
+            log.error("cannot declare %s again: %s", remaining.popleft().name, error)
+            self._step(partial(declare, remaining), self._publisher.open, failed=skip)
+
+        self._step(partial(declare, remaining), self._publisher.open, failed=skip)
+
+    def _step(
+        self,
+        work: Work[None],
+        then: Callable[[], None],
+        *,
+        missing: Callable[[], None] | None = None,
+        failed: Callable[[BrokerError], None] | None = None,
+    ) -> None:
+        def ended(future: Future[None]) -> None:
+            error = future.exception()
+            if error is None:
+                then()
+            elif not self._connection.is_open:
+                return
+            elif missing is not None and isinstance(error, UnknownQueue):
+                missing()
+            else:
+                assert isinstance(error, BrokerError)
+                (failed or self._connection.fail)(error)
+
+        future: Future[None] = Future()
+        future.add_done_callback(ended)
+        self._connection.once(work, future)
+
+    def _on_ready(self) -> None:
+        self._backoff.reset()
+        self._connection.mark_ready()
+        for subscription in list(self._subscriptions):
+            subscription.open()
+
+    def _on_publisher_closed(self, error: BrokerError) -> None:
+        self._connection.mark_unready()
+        if self._connection.is_open:
+            log.warning("the publishing channel was closed: %s; opening another", error)
+            self._connection.call_later(self._backoff.next(), partial(self._restore_again, self._restores))
+
+    def _restore_again(self, restores: int) -> None:
+        if restores == self._restores and self._connection.is_open:  # no new connection has done it since
+            self._restore()
+
+    def _lose(self) -> None:
+        self._publisher.lose()
+
+
+class Publisher:
+    """The publishing channel with its confirms. Runs on the I/O thread."""
+
+    def __init__(self, connection: Connection, on_ready: Callable[[], None], on_closed: Callable[[BrokerError], None]) -> None:
+        self._connection = connection
+        self._on_ready = on_ready
+        self._on_closed = on_closed
+        self._channel: Channel | None = None
+        self._published = 0  # on this channel: the broker's tag of the latest
+        self._unconfirmed: dict[int, OnSettled] = {}  # by tag, in order
+        self._returned: set[int] = set()
+        self._flushing: list[Future[None]] = []
+
+    def open(self) -> None:
+        """Open a channel with confirms."""
+        self._published = 0
+        try:
+            self._connection.channel(self._on_channel_open, self._on_channel_closed)
+        except BrokerError as error:
+            self._connection.fail(error)
+
+    def publish(self, queue: str, body: bytes, on_settled: OnSettled, ttl: float | None) -> None:
+        """Send one message."""
+        if self._channel is None or not self._channel.is_open:
+            _settle(on_settled, Settled.LOST)
+            return
+        self._published += 1
+        self._unconfirmed[self._published] = on_settled
+        properties = pika.BasicProperties(
+            delivery_mode=_PERSISTENT,
+            message_id=str(self._published),
+            expiration=None if ttl is None else str(max(0, round(ttl * 1000))),
+            user_id=self._connection.user,
+        )
+        self._channel.basic_publish(EXCHANGE, queue, body, properties, mandatory=True)
+
+    def flush(self, flushed: Future[None]) -> None:
+        """Set the future when everything published is settled."""
+        self._flushing.append(flushed)
+        self._check_flushed()
+
+    def lose(self) -> None:
+        """Settle what is unconfirmed as lost."""
+        self._channel = None
+        unconfirmed, self._unconfirmed = self._unconfirmed, {}
+        self._returned.clear()
+        for on_settled in unconfirmed.values():
+            _settle(on_settled, Settled.LOST)
+        self._check_flushed()
+
+    def _on_channel_open(self, channel: Channel) -> None:
+        channel.add_on_return_callback(self._on_return)
+        channel.confirm_delivery(self._on_confirm, callback=lambda _: self._on_confirming(channel))
+
+    def _on_confirming(self, channel: Channel) -> None:
+        self._channel = channel
+        self._on_ready()
+
+    def _on_return(self, _channel: Channel, _method: Any, properties: Any, _body: bytes) -> None:
+        self._returned.add(int(properties.message_id))  # its confirm follows
+
+    def _on_confirm(self, frame: Any) -> None:
+        confirm = frame.method
+        refused = isinstance(confirm, pika.spec.Basic.Nack)
+        tags = [confirm.delivery_tag]
+        if confirm.multiple:
+            tags = list(takewhile(lambda tag: tag <= confirm.delivery_tag, self._unconfirmed))
+        for tag in tags:
+            on_settled = self._unconfirmed.pop(tag, None)
+            unroutable = tag in self._returned
+            self._returned.discard(tag)
+            if on_settled is not None:
+                _settle(on_settled, Settled.REFUSED if refused else Settled.UNROUTABLE if unroutable else Settled.CONFIRMED)
+        self._check_flushed()
+
+    def _on_channel_closed(self, _channel: Channel, reason: Exception) -> None:
+        self.lose()
+        self._on_closed(translate(reason))
+
+    def _check_flushed(self) -> None:
+        if not self._unconfirmed:
+            for flushed in self._flushing:
+                flushed.set_result(None)
+            self._flushing.clear()
+
+
+def _settle(on_settled: OnSettled, settled: Settled) -> None:
+    try:
+        on_settled(settled)
+    except Exception:  # one role's fault must not end the connection that serves all
+        log.exception("an on_settled callback failed")
+
+
+def _ignore(_settled: Settled) -> None:
+    """Stand in for an ``on_settled`` that was not given."""
+
+
+def _check_name(queue: str) -> None:
+    if not 0 < len(queue.encode()) <= 255:
+        raise ValueError(f"a queue's name has 1 to 255 bytes, got {queue[:40]!r}")

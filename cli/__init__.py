@@ -1,0 +1,1 @@
+"""The splitee command: reads settings, wires adapters, starts roles."""

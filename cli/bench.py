@@ -1,0 +1,62 @@
+"""`splitee bench`: measure this machine. docs/benchmarks.md says what and how."""
+
+import json as json_module
+from dataclasses import replace
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from cli import bench_memory, bench_train
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+def train(
+    *,
+    json: bool,
+    broker: str | None,
+    store: str | None,
+    precision: Precision = "auto",
+    repetitions: int | None = None,
+    batches: int | None = None,
+    quick: bool = False,
+) -> None:
+    """Measure samples a second and print them; None: as many as the scale says."""
+    scale = bench_train.QUICK if quick else bench_train.Scale()
+    scale = replace(scale, precision=precision, repetitions=repetitions or scale.repetitions, batches=batches or scale.batches)
+    found = bench_train.measure_train(scale, broker, store, _say)
+    _print(found, json, _train_table(found))
+
+
+def memory(*, json: bool, broker: str | None, store: str | None, quick: bool = False) -> None:
+    """Measure memory against the number of clients and print it."""
+    scale = bench_memory.QUICK if quick else bench_memory.Scale()
+    found = bench_memory.measure_memory(scale, broker, store, _say)
+    _print(found, json, _memory_table(found))
+
+
+def _train_table(found: dict[str, Any]) -> Table:
+    table = Table("", "samples/s", "of plain", caption=f"{found['bytes_per_sample']:.0f} bytes a sample through the broker")
+    for name, rate in found["samples_per_second"].items():
+        table.add_row(name, f"{rate:.1f}", f"{found['ratio'].get(name, 1.0):.2f}")
+    return table
+
+
+def _memory_table(found: dict[str, Any]) -> Table:
+    table = Table("clients", "worker, peak", "store, peak", "waiting in queues, peak", caption=f"worker ratio {found['ratio']:.3f}")
+    for count in found["worker_rss_bytes"]:
+        sizes = (found[name][count] for name in ("worker_rss_bytes", "store_bytes", "broker_bytes"))
+        table.add_row(count, *(f"{size / 2**20:.1f} MiB" for size in sizes))
+    return table
+
+
+def _print(found: dict[str, Any], json: bool, table: Table) -> None:
+    if json:
+        print(json_module.dumps(found, indent=2))
+    else:
+        Console().print(table)
+
+
+def _say(text: str) -> None:
+    Console(stderr=True, highlight=False).print(text, markup=False, soft_wrap=True)

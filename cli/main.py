@@ -1,0 +1,162 @@
+"""The `splitee` command: parses, then calls the module that does the work. torch is imported there, not here."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from cli.errors import report_errors
+
+app = typer.Typer(
+    name="splitee",
+    help="Train and serve one neural network across many unequal devices.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+bench = typer.Typer(help="Measure this machine.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
+
+File = Annotated[Path, typer.Argument(metavar="EXPERIMENT.toml", help="Experiment file.", show_default=False)]
+OptionalFile = Annotated[
+    Path | None, typer.Argument(metavar="EXPERIMENT.toml", help="Experiment file; without it, digits.", show_default=False)
+]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a key of the experiment; repeatable.")
+]
+Output = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the results; default runs/NAME.")]
+Broker = Annotated[str, typer.Option(metavar="URL", envvar="SPLITEE_BROKER_URL", help="RabbitMQ, amqp://user:password@host:port/.")]
+Store = Annotated[str, typer.Option(metavar="URL", envvar="SPLITEE_STORE_URL", help="Redis, redis://:password@host:port/0.")]
+OptionalBroker = Annotated[
+    str | None, typer.Option(metavar="URL", envvar="SPLITEE_BROKER_URL", help="RabbitMQ; without it, in this process.")
+]
+OptionalStore = Annotated[
+    str | None, typer.Option(metavar="URL", envvar="SPLITEE_STORE_URL", help="Redis; without it, in this process.")
+]
+Run = Annotated[str, typer.Option(metavar="NAME", help="Name of the run.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Tiny sizes: shows that it works, measures nothing.")]
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+@app.command()
+def train(
+    file: OptionalFile = None,
+    overrides: Overrides = None,
+    output: Output = None,
+    broker: OptionalBroker = None,
+    store: OptionalStore = None,
+    servers: Annotated[int | None, typer.Option(min=1, metavar="N", help="Server workers.")] = None,
+) -> None:
+    """Train with coordinator, clients and server workers in this one process."""
+    from coordinator.experiment import load_experiment
+
+    experiment = load_experiment(file, overrides or ())
+    from cli.train import train as run
+
+    run(experiment=experiment, output=output or Path("runs") / experiment.name, broker=broker, store=store, servers=servers)
+
+
+@app.command()
+def coordinator(file: File, broker: Broker, store: Store, overrides: Overrides = None, output: Output = None) -> None:
+    """Run the coordinator of a distributed run."""
+    from coordinator.experiment import load_experiment
+
+    experiment = load_experiment(file, overrides or ())
+    from cli.roles import coordinator as run
+
+    run(experiment=experiment, output=output or Path("runs") / experiment.name, broker=broker, store=store)
+
+
+@app.command()
+def server(run: Run, broker: Broker, store: Store) -> None:
+    """Run a server worker."""
+    from cli.roles import server as serve
+
+    serve(run=run, broker=broker, store=store)
+
+
+@app.command()
+def client(
+    run: Run,
+    id: Annotated[str, typer.Option(metavar="ID", help="Id of this client.")],
+    cut: Annotated[int, typer.Option(min=1, metavar="L", help="Layer after which this client cuts the network.")],
+    broker: Broker,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="DATA", help="Own samples, imagefolder:PATH or module:function; else a part of the run's data."),
+    ] = None,
+    model: Annotated[str | None, typer.Option(metavar="MODULE:FUNCTION", help="Own first layers.")] = None,
+    exit: Annotated[str | None, typer.Option(metavar="MODULE:FUNCTION", help="Own early exit.")] = None,
+    state: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder that lets this client go on after a restart.")] = None,
+) -> None:
+    """Run a client: the first layers, on this device's own data."""
+    from cli.roles import client as take_part
+
+    take_part(run=run, id=id, cut=cut, broker=broker, data=data, model=model, exit=exit, state=state)
+
+
+@app.command()
+def status(
+    run: Run, store: Store, json: Json = False, once: Annotated[bool, typer.Option("--once", help="Print and end.")] = False
+) -> None:
+    """Show where a run is: rounds, clients and streams."""
+    from cli.status import status as show
+
+    show(run=run, store=store, json=json, once=once)
+
+
+@app.command()
+def doctor(broker: OptionalBroker = None, store: OptionalStore = None, json: Json = False) -> None:
+    """Check this machine: versions, devices, servers; say how to get what is missing."""
+    from cli.doctor import examine, print_checks
+
+    checks = examine(broker, store)
+    print_checks(checks, json)
+    if any(check.failed for check in checks):
+        raise typer.Exit(1)
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="File to write.")] = Path("experiment.toml"),
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
+) -> None:
+    """Write an experiment file with every key, its default and what it is."""
+    from cli.init import write_experiment
+
+    write_experiment(path, force)
+    typer.echo(f"Wrote {path}; train with: splitee train {path}")
+
+
+@bench.command("train")
+def bench_train(
+    json: Json = False,
+    broker: OptionalBroker = None,
+    store: OptionalStore = None,
+    precision: Annotated[Precision, typer.Option(help="Arithmetic of all that is compared.")] = "auto",
+    repetitions: Annotated[int | None, typer.Option(min=1, metavar="N", help="Measurements of each; default 5.")] = None,
+    batches: Annotated[int | None, typer.Option(min=1, metavar="N", help="Batches of a client in a round; default 10.")] = None,
+    quick: Quick = False,
+) -> None:
+    """Measure samples trained a second: a plain loop, in one process, and over RabbitMQ and Redis."""
+    from cli.bench import train as measure
+
+    measure(json=json, broker=broker, store=store, precision=precision, repetitions=repetitions, batches=batches, quick=quick)
+
+
+@bench.command("memory")
+def bench_memory(json: Json = False, broker: OptionalBroker = None, store: OptionalStore = None, quick: Quick = False) -> None:
+    """Measure a server worker's memory with 96 clients against 12."""
+    from cli.bench import memory as measure
+
+    measure(json=json, broker=broker, store=store, quick=quick)
+
+
+def main() -> None:
+    """Run the command line."""
+    report_errors(app)
+
+
+if __name__ == "__main__":
+    main()

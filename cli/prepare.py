@@ -1,0 +1,111 @@
+"""From an experiment to what a coordinator starts with: everything resolved, checked and written down."""
+
+import errno
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from cli.errors import CommandError
+from coordinator.errors import ExperimentError
+from coordinator.experiment import Experiment, resolve
+from coordinator.needs import Needs, check_store, compute_needs
+from coordinator.store.interface import Store
+from coordinator.store.records import RunRecord
+from learning.data import evaluation_batches
+from learning.describe import describe
+from learning.halves import usable_device
+from learning.layers import Network, build_network
+from workers.client_data import open_data
+from workers.run_settings import RunSettings
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An experiment that can be run."""
+
+    experiment: Experiment  # every "auto" resolved
+    record: RunRecord
+    network: Network
+    needs: Needs
+
+
+def prepare(experiment: Experiment) -> Prepared:
+    """Resolve and check an experiment.
+
+    Raises DataError or ModelError if data, model and cuts do not fit each other.
+    """
+    resolved = resolve(experiment, torch.cuda.is_available())
+    seed = resolved.training.seed
+    data = describe(resolved.data, seed)
+    network = build_network(resolved.model, data.sample_shape, data.classes, seed)
+    for entry in resolved.clients.roster():
+        network.check_cut(entry.cut)
+    record = RunRecord(
+        name=resolved.name,
+        experiment=resolved.to_json(),
+        fingerprint=resolved.fingerprint(),
+        sample_shape=data.sample_shape,
+        classes=data.classes,
+        versions=versions(),
+    )
+    return Prepared(resolved, record, network, compute_needs(resolved, network, data.samples))
+
+
+def check_clients_here(prepared: Prepared) -> None:
+    """Raise LearningError if clients of this machine could not train: before a run is created, not in its midst."""
+    record = prepared.record
+    settings = RunSettings.from_json(record.experiment)
+    usable_device(settings.training.device)
+    dataset, _ = open_data(settings, len(prepared.experiment.clients.roster()), record.sample_shape, record.classes)
+    evaluation_batches(dataset, settings.data, settings.training.seed, 1, whole=False)
+
+
+def check_output(prepared: Prepared, output: Path) -> None:
+    """Make the folder of the results.
+
+    Raises CommandError if it cannot be written, ExperimentError if it holds another experiment's run.
+    """
+    there = output / "experiment.json"
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        text = there.read_text(errors="replace") if there.exists() else None
+        if not os.access(output, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise CommandError(f"results cannot be written to {output}: {error.strerror}; name another folder with --output") from None
+    if text is not None and not _is_same(text, prepared):
+        raise ExperimentError(
+            f"{output} holds the run of another experiment; "
+            "name another folder with --output or another run with --set name=..., or delete it"
+        )
+
+
+def _is_same(text: str, prepared: Prepared) -> bool:
+    try:
+        return Experiment.from_json(text).fingerprint() == prepared.record.fingerprint
+    except ExperimentError:
+        return False
+
+
+def say_needs(prepared: Prepared, store: Store, say: Callable[[str], None]) -> None:
+    """Say what the run will need of store and broker; raise RunFailed if the store's bound is below it."""
+    say(f"{prepared.experiment.name}: {prepared.needs}")
+    if not prepared.needs.backlog_fits:
+        say("transport.run_ahead_bytes is below one round of a client: where clients share a stream, later ones will wait")
+    check_store(prepared.needs, store.usage())
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that decide bits."""
+    return {
+        "hetero-splitee": version("hetero-splitee"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": version("torchvision"),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+    }

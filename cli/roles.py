@@ -1,0 +1,150 @@
+"""One role in this process, against real servers: coordinator, server worker or client."""
+
+import os
+import re
+import secrets
+import signal
+import socket
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from types import FrameType
+
+import torch
+
+from broker import events
+from broker.errors import BrokerRefused
+from broker.messages import CLIENT_PATTERN
+from broker.rabbitmq import RabbitTransport
+from cli.embedded import Role
+from cli.prepare import Prepared, check_output, prepare, say_needs
+from coordinator.coordinator import Coordinator
+from coordinator.errors import ExperimentError
+from coordinator.experiment import Experiment
+from coordinator.store.ledger import Ledger
+from coordinator.store.open import open_store
+from monitoring.display import Display
+from monitoring.lines import line
+from workers.client import ClientWorker
+from workers.client_data import LocalNames
+from workers.client_state import ClientState
+from workers.server import ServerWorker
+
+BROKER_SCHEMES = ("amqp://", "amqps://")
+CONNECT_SECONDS = 10.0  # for a first connection: an address that does not answer is likely to be wrong
+
+
+def coordinator(*, experiment: Experiment, output: Path, broker: str, store: str) -> None:
+    """Lead a run until it is finished, showing its progress."""
+    prepared = prepare(experiment)
+    check_servers(broker, store, experiment.name)
+    check_output(prepared, output)
+    with Display() as display:
+        lead(prepared, output, broker, store, display)
+
+
+def lead(prepared: Prepared, output: Path, broker: str, store: str, display: Display) -> None:
+    """Lead a prepared run until it is finished."""
+    torch.set_num_threads(1)
+    with ExitStack() as stack:
+        opened = open_store(store, prepared.record.name)
+        stack.callback(opened.close)
+        say_needs(prepared, opened, display.say)
+        transport = connect(broker, prepared.experiment.transport.amqp_heartbeat)
+        stack.callback(transport.close)
+        role = Coordinator(prepared.experiment, prepared.record, prepared.network, opened, transport, output, display)
+        run_role(role)
+
+
+def is_finished(store: str, run: str) -> bool:
+    """Return whether a run of that name is over."""
+    opened = open_store(store, run)
+    try:
+        return Ledger(opened).state().record.phase == "finished"
+    finally:
+        opened.close()
+
+
+def server(*, run: str, broker: str, store: str, emit: events.Emit | None = None) -> None:
+    """Be one worker of a run's pool until the run is finished."""
+    torch.set_num_threads(1)
+    _check_name("--run", run)
+    with ExitStack() as stack:
+        opened = open_store(store, run)
+        stack.callback(opened.close)
+        transport = connect(broker)
+        stack.callback(transport.close)
+        name = f"server-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
+        run_role(ServerWorker(name, run, opened, transport, emit or log))
+
+
+def client(
+    *,
+    run: str,
+    id: str,
+    cut: int,
+    broker: str,
+    data: str | None = None,
+    model: str | None = None,
+    exit: str | None = None,
+    state: Path | None = None,
+    emit: events.Emit | None = None,
+) -> None:
+    """Take part in a run until it is finished."""
+    torch.set_num_threads(1)
+    _check_name("--run", run)
+    _check_name("--id", id)
+    with ExitStack() as stack:
+        kept = ClientState(state)
+        stack.callback(kept.close)
+        bulk, control = connect(broker), connect(broker)
+        stack.callback(control.close)
+        stack.callback(bulk.close)
+        names = LocalNames(data=data, model=model, exit=exit)
+        run_role(ClientWorker(run, id, cut, bulk, control, kept, names, emit or log))
+
+
+def check_servers(broker: str, store: str, run: str) -> None:
+    """Raise BrokerError or StoreError if one of a run's servers cannot be used."""
+    connect(broker).close()
+    opened = open_store(store, run)
+    try:
+        opened.usage()
+    finally:
+        opened.close()
+
+
+def connect(url: str, heartbeat: int = 20) -> RabbitTransport:
+    """Return a transport to RabbitMQ; raise BrokerRefused if the URL is not one of it."""
+    if not url.startswith(BROKER_SCHEMES):
+        raise BrokerRefused(
+            f"--broker {url.split('@')[-1]!r} is no RabbitMQ URL; give amqp://user:password@host:port/ (or amqps://)"
+        )
+    return RabbitTransport(url, heartbeat=heartbeat, connect_timeout=CONNECT_SECONDS)
+
+
+def run_role(role: Role) -> None:
+    """Run a role until it returns; SIGTERM and SIGINT ask it to stop."""
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        role.stop()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        role.run()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def log(event: events.Event) -> None:
+    """Print an event as a line, with the time."""
+    text = line(event)
+    if text:
+        print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+def _check_name(option: str, name: str) -> None:
+    if not re.match(CLIENT_PATTERN, name):
+        raise ExperimentError(f"{option} {name!r}: use lower-case letters, digits and '-', at most 63, such as client-01")

@@ -1,0 +1,1 @@
+"""Rounds, membership and the store of a run."""

@@ -1,0 +1,308 @@
+"""The coordinator: leads a run from its first client to its summary. A second one stands by and takes over."""
+
+import contextlib
+import secrets
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from broker.errors import BrokerUnavailable
+from broker.events import Emit, Progress, RoundClosed, RoundOpened, RunStarted, Waiting
+from broker.mailbox import Mailbox
+from broker.transport import Transport
+from coordinator.errors import LeaseLost, RunFailed, StoreUnavailable
+from coordinator.experiment import Experiment
+from coordinator.membership import Membership
+from coordinator.reception import Reception
+from coordinator.results import Results
+from coordinator.rounds import Rounds
+from coordinator.store.interface import Lease, Store
+from coordinator.store.lease_keeper import LeaseKeeper
+from coordinator.store.ledger import Kept, Ledger
+from coordinator.store.records import LEADER, Roster, RoundRecord, RunRecord, RunState, Tallies
+from learning.layers import Network
+
+TICK = 0.2  # seconds between two looks at the store
+OFFER_SECONDS = 5.0  # between two nudges about the same round
+SAY_SECONDS = 5.0  # between two words about clients that are missing
+
+
+@dataclass
+class _Clock:
+    """Times of ``time.monotonic`` at which something began or was last done."""
+
+    started: float
+    below_quorum: float | None = None
+    said: float = 0.0
+    offered: float = 0.0
+    progress: float = 0.0
+    finished: float = 0.0
+
+
+class Coordinator:
+    """Schedules the rounds of one run. ``output``: folder of the results."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        record: RunRecord,
+        network: Network,
+        store: Store,
+        transport: Transport,
+        output: Path,
+        emit: Emit,
+    ) -> None:
+        self._experiment = experiment
+        self._record = record
+        self._network = network
+        self._ledger = Ledger(store)
+        self._transport = transport
+        self._output = output
+        self._emit = emit
+        self._stop = threading.Event()
+        self._mailbox = Mailbox()
+        self._clock = _Clock(time.monotonic())
+
+    def stop(self) -> None:
+        """Ask the coordinator to stop; it can be started again. May be called from any thread or signal handler."""
+        self._stop.set()
+        self._mailbox.post(lambda: None)
+
+    def run(self) -> None:
+        """Lead the run to its end, or stand by while another coordinator does.
+
+        Raises RunConflict if a different experiment has this name, RunFailed if the run cannot go on.
+        """
+        self._ledger.create_run(self._record)
+        keeper = LeaseKeeper(self._ledger)
+        stood_by = False
+        try:
+            while not self._stop.is_set() and not self._over(stood_by):
+                try:
+                    asked = time.monotonic()
+                    lease = self._acquire()
+                    stood_by = lease is None
+                    if lease is not None:
+                        keeper.keep(lease, asked)
+                        self._lead(lease, keeper)
+                except (StoreUnavailable, BrokerUnavailable) as error:
+                    self._wait_for(error)
+        finally:
+            keeper.close()
+
+    def _over(self, stood_by: bool) -> bool:
+        """Return whether the run is finished; raise RunFailed if it failed under another coordinator.
+
+        One that is started anew on a failed run goes on with it.
+        """
+        try:
+            state = self._ledger.state().record
+        except StoreUnavailable as error:
+            self._wait_for(error)
+            return False
+        if state.phase == "failed" and stood_by:
+            raise RunFailed(f"run {self._record.name!r}: {state.reason}")
+        if state.phase == "finished" and not self._clock.finished:
+            Results(self._output, self._ledger, self._experiment, self._emit).write_all(state)
+        return state.phase == "finished"
+
+    def _wait_for(self, error: Exception) -> None:
+        self._emit(Waiting(role="coordinator", what=str(error)))
+        self._stop.wait(1.0)
+
+    def _acquire(self) -> Lease | None:
+        ttl = self._experiment.transport.lease_seconds
+        lease = self._ledger.store.acquire(LEADER, secrets.token_hex(8), "coordinator", ttl)
+        if lease is None:
+            self._emit(Waiting(role="coordinator", what="the coordinator that leads this run"))
+            self._stop.wait(ttl / 3)
+        return lease
+
+    def _lead(self, lease: Lease, keeper: LeaseKeeper) -> None:
+        """Lead until the run is over, another coordinator takes over, or this one is asked to stop."""
+        self._rounds = Rounds(self._ledger, self._experiment, self._network, lease)
+        self._members = Membership(self._ledger, self._experiment, self._record, self._network, lease, self._emit)
+        self._results = Results(self._output, self._ledger, self._experiment, self._emit)
+        self._reception = Reception(
+            self._record.name,
+            self._experiment.transport,
+            self._members,
+            self._ledger,
+            self._transport,
+            self._mailbox,
+            self._emit,
+        )
+        try:
+            self._go_on()
+            self._rounds.initialise()
+            self._reception.open()
+            self._announce()
+            while not self._stop.is_set() and not self._turn():
+                keeper.turn()
+        except LeaseLost as error:
+            self._emit(Waiting(role="coordinator", what=f"the coordinator that leads this run ({error})"))
+        finally:
+            self._reception.close()
+            keeper.let_go()
+            with contextlib.suppress(StoreUnavailable):  # it passes by itself
+                self._ledger.store.release(lease)
+
+    def _go_on(self) -> None:
+        """A run that failed, for want of clients, is taken up again where it was."""
+        state = self._ledger.state()
+        if state.record.phase == "failed":
+            phase = "training" if state.record.round else "waiting"
+            self._ledger.lead(self._rounds.leader, [state.change(state.record.model_copy(update={"phase": phase, "reason": ""}))])
+
+    def _announce(self) -> None:
+        state = self._ledger.state().record
+        self._emit(
+            RunStarted(
+                run=self._record.name,
+                strategy=self._experiment.training.strategy,
+                rounds=self._experiment.training.rounds,
+                clients=len(self._experiment.clients.roster()),
+                resumed_at=state.closed + 1,
+            )
+        )
+
+    def _turn(self) -> bool:
+        """Look at the run and do what is due; return whether it is over."""
+        try:
+            self._mailbox.handle(TICK)
+            state = self._ledger.state()
+            self._results.write(state.record)
+            if state.record.phase == "finished":
+                return self._everyone_left(state.record)
+            self._drop_silent()
+            self._step(state)
+        except (StoreUnavailable, BrokerUnavailable) as error:
+            self._wait_for(error)
+        return False
+
+    def _step(self, state: Kept[RunState]) -> None:
+        if state.record.round == state.record.closed:
+            if state.record.closed == self._experiment.training.rounds:
+                self._finish(state)
+            else:
+                self._open(state)
+            return
+        kept = self._ledger.round(state.record.round)
+        if kept is None:
+            raise RunFailed(f"round {state.record.round} is gone from the store")
+        if kept.record.phase == "open":
+            self._nudge(kept.record)
+            if not self._ledger.unfinished(kept.record):
+                self._ledger.freeze(self._rounds.leader, kept)
+        elif kept.record.phase == "frozen":
+            self._close(state, kept)
+
+    def _open(self, state: Kept[RunState]) -> None:
+        roster = self._ledger.roster()
+        if not self._quorum(state.record, roster.record):
+            return
+        opened = self._rounds.open(state, roster)
+        if opened is not None:
+            clients = sum(len(plan.clients) for plan in opened.streams)
+            self._emit(RoundOpened(round=opened.round, streams=len(opened.streams), clients=clients))
+            self._clock.offered = 0.0
+            self._nudge(opened)
+            self._reception.tell_everyone()
+
+    def _close(self, state: Kept[RunState], kept: Kept[RoundRecord]) -> None:
+        closed = self._rounds.close(state, kept)
+        if closed is None:
+            return
+        self._ledger.store.save()
+        tallies = closed.tallies
+        self._emit(
+            RoundClosed(
+                round=closed.round,
+                seconds=closed.seconds,
+                samples=tallies.samples,
+                server_loss=tallies.server_loss,
+                server_accuracy=tallies.correct / tallies.samples if tallies.samples else None,
+                client_loss=tallies.client_loss,
+            )
+        )
+        state = self._ledger.state()
+        if closed.round < self._experiment.training.rounds:
+            self._open(state)
+        else:
+            self._reception.tell_everyone()
+
+    def _quorum(self, state: RunState, roster: Roster) -> bool:
+        """Return whether the next round may open; raise RunFailed if that has not been so for too long."""
+        clients, now = self._experiment.clients, time.monotonic()
+        present = len(roster.active())
+        listed = len(clients.roster())
+        everyone = present >= listed or state.closed > 0
+        if present >= clients.min_clients and (everyone or now - self._clock.started > clients.join_timeout):
+            self._clock.below_quorum = None
+            return True
+        if self._clock.below_quorum is None:
+            self._clock.below_quorum = self._clock.said = now
+        if now - self._clock.said > SAY_SECONDS:
+            self._clock.said = now
+            self._emit(Waiting(role="coordinator", what=f"clients: {present} of {listed or 'any number'} are here"))
+        patience = clients.quorum_timeout + (0.0 if state.closed else clients.join_timeout)
+        if now - self._clock.below_quorum > patience:
+            reason = f"only {present} clients for {clients.quorum_timeout:g} s, clients.min_clients = {clients.min_clients}"
+            self._fail(reason)
+        return False
+
+    def _fail(self, reason: str) -> None:
+        state = self._ledger.state()
+        failed = state.record.model_copy(update={"phase": "failed", "reason": reason})
+        self._ledger.lead(self._rounds.leader, [state.change(failed)])
+        self._reception.tell_everyone()
+        raise RunFailed(f"run {self._record.name!r}: {reason}")
+
+    def _finish(self, state: Kept[RunState]) -> None:
+        """End the run when every client still there has reported its scores of the last round."""
+        if not self._results.scored(state.record.closed):
+            return
+        self._ledger.lead(self._rounds.leader, [state.change(state.record.model_copy(update={"phase": "finished"}))])
+
+    def _drop_silent(self) -> None:
+        for client in self._members.silent():
+            self._members.give_up(client.id, f"silent for {self._experiment.transport.heartbeat_timeout:g} s")
+
+    def _everyone_left(self, state: RunState) -> bool:
+        """Write the results, tell the clients, and return whether all have heard the end or have had time enough to."""
+        if not self._clock.finished:
+            self._results.write_all(state)
+            self._ledger.store.save()
+            self._reception.tell_everyone()
+            self._clock.finished = time.monotonic()
+        late = time.monotonic() - self._clock.finished > self._experiment.transport.heartbeat_timeout
+        if late or self._reception.everyone_left():
+            self._reception.remove_queues()
+            return True
+        return False
+
+    def _nudge(self, record: RoundRecord) -> None:
+        now = time.monotonic()
+        if now - self._clock.offered > OFFER_SECONDS:
+            self._clock.offered = now
+            self._reception.offer(record.round, len(record.streams), OFFER_SECONDS)
+        if now - self._clock.progress > 1.0:
+            self._clock.progress = now
+            self._report(record)
+
+    def _report(self, record: RoundRecord) -> None:
+        streams = self._ledger.streams(record)
+        tallies = sum((stream.record.tallies() for stream in streams.values()), Tallies())
+        self._emit(
+            Progress(
+                round=record.round,
+                clients=sum(len(plan.clients) for plan in record.streams),
+                streams=len(record.streams),
+                streams_committed=sum(stream.record.status == "committed" for stream in streams.values()),
+                client_samples=self._members.heard_samples(),
+                server_samples=tallies.samples,
+                client_loss=self._members.heard_loss(record.round),
+                server_loss=tallies.server_loss,
+            )
+        )

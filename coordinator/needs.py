@@ -1,0 +1,72 @@
+"""What a run will need of its store and broker, computed before it starts."""
+
+import math
+from dataclasses import dataclass
+
+from broker.messages import ITEM_SIZES
+from coordinator.errors import RunFailed
+from coordinator.experiment import Experiment
+from coordinator.store.interface import Usage
+from learning.layers import Network
+from learning.strategies import group
+
+MOMENTS = {"adam": 2, "adamw": 2, "sgd": 1}
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes at the worst moment. None: not known, because any client may join."""
+
+    store: int | None
+    broker: int | None
+    replicas: int | None
+    backlog_fits: bool  # whether a client can have a whole round waiting at the broker
+
+    def __str__(self) -> str:
+        if self.store is None or self.broker is None:
+            return "store and broker needs grow with the clients that join"
+        return f"store up to {_mib(self.store)}, broker up to {_mib(self.broker)} for {self.replicas} replicas"
+
+
+def compute_needs(experiment: Experiment, network: Network, samples: int | None) -> Needs:
+    """Return what a run needs; samples: of the whole training split, None if unknown.
+
+    The store holds, for each replica, layers and optimizer state of the round being trained beside those it started
+    from and a checkpoint on its way; and the shared layers of two versions.
+    """
+    entries = experiment.clients.roster()
+    training, transport = experiment.training, experiment.transport
+    if not entries:
+        return Needs(None, None, None, True)
+    sizes = {number: _layer_bytes(network, number) for number in range(2, network.depth + 1)}
+    cuts = {entry.id: entry.cut for entry in entries}
+    streams = group([(index, entry.id) for index, entry in enumerate(entries)], training)
+    replicas = 0
+    for members in streams.values():
+        first = min(cuts[member] for member in members) + 1
+        layers = sum(sizes[number] for number in range(first, network.depth + 1))
+        replicas += layers * (1 + MOMENTS[training.server.name]) * (3 if training.optimizer_state == "keep" else 2)
+    shared = 2 * sum(sizes[number] for number in range(min(cuts.values()) + 1, network.depth + 1))
+    batch = max(math.prod(network.feature_shape(cut)) for cut in cuts.values()) * ITEM_SIZES[str(transport.wire_dtype)]
+    per_client = math.ceil((samples or 0) / len(entries)) * training.local_epochs * batch
+    backlog = min(per_client, transport.run_ahead_bytes) if samples else transport.run_ahead_bytes
+    return Needs(replicas + shared, backlog * len(entries), len(streams), per_client <= transport.run_ahead_bytes)
+
+
+def check_store(needs: Needs, usage: Usage) -> None:
+    """Raise RunFailed if the store's bound leaves too little, naming the way out."""
+    if usage.limit is None or needs.store is None or usage.used + needs.store <= usage.limit:
+        return
+    raise RunFailed(
+        f"the store needs {_mib(needs.store)} for {needs.replicas} replicas, but {_mib(max(usage.limit - usage.used, 0))} of its "
+        f"maxmemory {_mib(usage.limit)} are free; raise maxmemory, or set training.streams to fewer replicas or "
+        "training.optimizer_state to reset"
+    )
+
+
+def _layer_bytes(network: Network, number: int) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in network.build_layer(number).state_dict().values())
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.1f} MiB"

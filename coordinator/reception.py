@@ -1,0 +1,109 @@
+"""How a coordinator talks: it answers clients, and nudges workers."""
+
+from broker import topology
+from broker.codec import decode, encode
+from broker.dead_letters import DeadLetters
+from broker.errors import MalformedMessage
+from broker.events import ClientJoined, Emit
+from broker.mailbox import Mailbox
+from broker.messages import Heartbeat, Join, Leave, Message, Notice, Offer, Welcome
+from broker.settings import TransportSettings
+from broker.transport import Delivery, Reopened, Subscription, Transport
+from coordinator.membership import Membership
+from coordinator.store.ledger import Ledger
+
+OFFERS_MOST = 100  # nudges at once; one wakes one worker
+
+
+class Reception:
+    """The coordinator's queue and everything that is said to clients and workers. Nothing said here decides anything."""
+
+    def __init__(
+        self,
+        run: str,
+        settings: TransportSettings,
+        members: Membership,
+        ledger: Ledger,
+        transport: Transport,
+        mailbox: Mailbox,
+        emit: Emit,
+    ) -> None:
+        self._run = run
+        self._settings = settings
+        self._members = members
+        self._ledger = ledger
+        self._transport = transport
+        self._mailbox = mailbox
+        self._dead = DeadLetters(transport, run, mailbox, emit)
+        self._emit = emit
+        self._left: set[str] = set()
+        self._subscription: Subscription | None = None
+
+    def open(self) -> None:
+        """Declare the run's queues and begin to listen."""
+        run = self._run
+        for queue in (topology.coordinator(run), topology.offers(run), topology.dead(run), topology.inference(run, self._settings)):
+            self._transport.declare(queue)
+        for client in self._ledger.roster().record.active():
+            self._transport.declare(topology.activations(run, client.id, self._settings))
+        self._subscription = self._transport.subscribe(topology.coordinator(run).name, 1000, self._mailbox.sink(self._receive))
+        self._members.listening_again()
+
+    def close(self) -> None:
+        """Stop listening."""
+        if self._subscription is not None:
+            self._subscription.close()
+            self._subscription = None
+
+    def tell_everyone(self) -> None:
+        """Send every client what it must know; one that misses it asks again with its next heartbeat."""
+        for client in self._ledger.roster().record.active():
+            self._say(client.id, self._members.target(client))
+
+    def offer(self, round: int, streams: int, ttl: float) -> None:
+        """Nudge idle workers; an offer is worth nothing after ttl seconds."""
+        for _ in range(min(streams, OFFERS_MOST)):
+            self._transport.publish(topology.offers(self._run).name, encode(Offer(round=round)), ttl=ttl)
+
+    def remove_queues(self) -> None:
+        """Delete the queues of all clients: after the last round nothing in them is of use, and another run may have the name."""
+        for client in self._ledger.roster().record.clients:
+            self._transport.delete(topology.activations(self._run, client, self._settings).name)
+
+    def everyone_left(self) -> bool:
+        """Return whether all clients have heard that the run is finished."""
+        return all(client.id in self._left for client in self._ledger.roster().record.active())
+
+    def _receive(self, item: Delivery | Reopened) -> None:
+        if isinstance(item, Reopened):
+            self._members.listening_again()
+            return
+        try:
+            message = decode(item.body, Join, Heartbeat, Leave, Notice)
+        except MalformedMessage as error:
+            self._dead.refuse(item, None, str(error), lambda: self._ack(item))
+            return
+        self._ack(item)  # every message here is repeated by its sender
+        if isinstance(message, Join):
+            self._admit(message)
+        elif isinstance(message, Heartbeat):
+            self._say(message.client, self._members.hear(message))
+        elif isinstance(message, Leave):
+            self._left.add(message.client)
+
+    def _admit(self, message: Join) -> None:
+        known = message.client in self._ledger.roster().record.clients
+        answer = self._members.join(message)
+        if isinstance(answer, Welcome):
+            self._transport.declare(topology.activations(self._run, message.client, self._settings))
+            if not known:
+                self._emit(ClientJoined(client=message.client, cut=message.cut, round=answer.first_round))
+        self._say(message.client, answer)
+
+    def _say(self, client: str, message: Message | None) -> None:
+        if message is not None:
+            self._transport.publish(topology.inbox(self._run, client).name, encode(message))
+
+    def _ack(self, item: Delivery) -> None:
+        if self._subscription is not None:
+            self._subscription.ack([item])

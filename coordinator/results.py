@@ -1,0 +1,171 @@
+"""What a run leaves behind: a line for every round, the summary, the final layers, the experiment as run."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from broker.events import Emit, RoundEvaluated, RunFinished
+from broker.messages import Score
+from coordinator.experiment import Experiment
+from coordinator.store.ledger import Ledger
+from coordinator.store.records import RoundRecord, RunState, Tallies, VersionRecord
+from learning.tensors import State, fingerprint, pack, unpack
+
+Accuracy = dict[str, dict[str, float]]
+
+
+class Results:
+    """Writes a run's results into a folder, from what is in the store alone: started again, it writes the same."""
+
+    def __init__(self, folder: Path, ledger: Ledger, experiment: Experiment, emit: Emit) -> None:
+        self._folder = folder
+        self._ledger = ledger
+        self._experiment = experiment
+        self._emit = emit
+        self._written = 0
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "summary.json").unlink(missing_ok=True)
+        (folder / "metrics.jsonl").write_text("")
+        (folder / "experiment.json").write_text(json.dumps(json.loads(experiment.to_json()), indent=2) + "\n")
+
+    def write(self, state: RunState) -> None:
+        """Write the lines of all rounds that are complete."""
+        while self._written < state.closed and self._complete(self._written + 1, state):
+            self._written += 1
+            self._line(self._written)
+
+    def scored(self, round: int) -> bool:
+        """Return whether every client that is still there has reported its scores of a round."""
+        there = {c.id for c in self._ledger.roster().record.active() if c.first_round <= round}
+        return there <= self._ledger.scores(round).record.clients.keys()
+
+    def write_all(self, state: RunState) -> None:
+        """Write everything of a run that is over: all lines, the final layers and the summary."""
+        self.write(state)
+        version = self._ledger.version(self._experiment.training.rounds)
+        states = _final_states(version.record, self._ledger.store.get_blob) if version else iter(())
+        summary = self._summary(fingerprint(self._kept(states)))
+        _write_json(self._folder / "summary.json", summary)
+        self._emit(RunFinished(summary=summary))
+
+    def _kept(self, states: Iterator[tuple[str, State]]) -> Iterator[tuple[str, State]]:
+        """Write each state to a file on its way: there may be more of them than fit in memory."""
+        layers = self._folder / "layers"
+        layers.mkdir(exist_ok=True)
+        for name, state in states:
+            (layers / f"{name}.safetensors").write_bytes(pack(state))
+            yield name, state
+
+    def _complete(self, round: int, state: RunState) -> bool:
+        evaluated = self._experiment.training.evaluates(round)
+        return not evaluated or state.closed > round or state.phase in ("finished", "failed") or self.scored(round)
+
+    def _line(self, round: int) -> None:
+        kept = self._ledger.round(round)
+        if kept is None:
+            return
+        record, tallies = kept.record, kept.record.tallies
+        accuracy = self._accuracy(round) if self._experiment.training.evaluates(round) else None
+        line = {
+            "round": round,
+            "seconds": round_to(record.seconds),
+            "samples": tallies.samples,
+            "clients": sum(len(plan.clients) for plan in record.streams),
+            "streams": len(record.streams),
+            "client_loss": tallies.client_loss,
+            "server_loss": tallies.server_loss,
+            "server_train_accuracy": tallies.correct / tallies.samples if tallies.samples else None,
+            "accuracy": accuracy,
+            "bytes": tallies.bytes,
+            "duplicates_dropped": tallies.duplicates,
+            "refused": tallies.refused,
+        }
+        with (self._folder / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        if accuracy is not None:
+            self._emit(RoundEvaluated(round=round, accuracy=accuracy))
+
+    def _accuracy(self, round: int) -> Accuracy:
+        """Return accuracy by cut, the mean over its clients, at their exits and at the servers."""
+        scores = self._ledger.scores(round).record.clients
+        by_cut: dict[int, list[Score]] = {}
+        for client in self._ledger.roster().record.clients.values():
+            if client.id in scores and scores[client.id].samples:
+                by_cut.setdefault(client.cut, []).append(scores[client.id])
+        return {
+            str(cut): {
+                "client": _mean([score.client_correct / score.samples for score in found]),
+                "server": _mean([score.server_correct / score.samples for score in found]),
+            }
+            for cut, found in sorted(by_cut.items())
+        }
+
+    def _accuracy_by_client(self, round: int) -> dict[str, dict[str, float]]:
+        scores = self._ledger.scores(round).record.clients
+        return {
+            client: {"client": score.client_correct / score.samples, "server": score.server_correct / score.samples}
+            for client, score in sorted(scores.items())
+            if score.samples
+        }
+
+    def _rounds(self) -> Iterator[RoundRecord]:
+        for number in range(1, self._experiment.training.rounds + 1):
+            kept = self._ledger.round(number)
+            if kept is not None:
+                yield kept.record
+
+    def _summary(self, digest: str) -> dict[str, object]:
+        rounds = list(self._rounds())
+        run = self._ledger.run()
+        totals = sum((record.tallies for record in rounds), Tallies())
+        seconds = sum(record.seconds for record in rounds)
+        training = self._experiment.training
+        roster = self._ledger.roster().record
+        return {
+            "run": self._experiment.name,
+            "strategy": training.strategy if training.streams is None else f"streams = {training.streams}",
+            "rounds": len(rounds),
+            "clients": len(roster.clients),
+            "samples_trained": totals.samples,
+            "samples_dropped": totals.dropped_samples,
+            "seconds": round_to(seconds),
+            "samples_per_second": round_to(totals.samples / seconds) if seconds else None,
+            "bytes_published": totals.bytes,
+            "parameters_sha256": digest,
+            "accuracy": self._accuracy(training.rounds),
+            "accuracy_by_client": self._accuracy_by_client(training.rounds),
+            "dropouts": [departure.model_dump() for departure in roster.departures],
+            "duplicates_dropped": totals.duplicates,
+            "refused": totals.refused,
+            "divergent_replay": totals.divergent,
+            "fingerprint": self._experiment.fingerprint(),
+            "versions": run.versions if run else {},
+        }
+
+
+def round_to(value: float) -> float:
+    """Return a measured figure without digits that mean nothing."""
+    return float(f"{value:.4g}")
+
+
+def _final_states(version: VersionRecord, blob: Callable[..., bytes]) -> Iterator[tuple[str, State]]:
+    """Yield the final layers by name in a fixed order: the servers' (shared, or by replica), then the clients' halves."""
+    if version.replicas:
+        for stream, layers in sorted(version.replicas.items()):
+            for number, ref in sorted(layers.items()):
+                yield f"server-{stream}-layer{number}", unpack(blob(ref))
+    else:
+        for number, ref in sorted(version.layers.items()):
+            yield f"server-layer{number}", unpack(blob(ref))
+    for client, ref in sorted(version.halves.items()):
+        yield f"client-{client}", unpack(blob(ref))
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _write_json(path: Path, value: object) -> None:
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(value, indent=2) + "\n")
+    part.replace(path)

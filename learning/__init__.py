@@ -1,0 +1,1 @@
+"""The method: halves, exits, averaging and data. torch, no network."""

@@ -1,0 +1,120 @@
+"""Tensors as bytes: raw for messages, safetensors for what is kept. Everything read is checked before use."""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+
+from learning.errors import TensorError
+
+WIRE_DTYPES = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "int64": torch.int64,
+}
+
+State = dict[str, torch.Tensor]
+
+
+def to_bytes(tensor: torch.Tensor, dtype: str) -> tuple[bytes, int]:
+    """Return a tensor's values as raw bytes of a wire dtype, and how many were clamped to its range.
+
+    Overflow of float16 would travel as infinity and be refused by the receiver; the nearest finite value is the lesser harm.
+    """
+    kind = WIRE_DTYPES[dtype]
+    tensor = tensor.detach().cpu()
+    clamped = 0
+    if kind == torch.float16:
+        bound = torch.finfo(kind).max
+        if not _within(tensor, bound):
+            clamped = int((tensor.abs() > bound).sum())
+            tensor = tensor.clamp(-bound, bound)
+    values = tensor.to(kind).contiguous().reshape(-1).view(torch.uint8)
+    return values.numpy().tobytes(), clamped
+
+
+def from_bytes(data: bytes, dtype: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """Return the tensor in raw bytes: int64 as it is, floating dtypes as float32.
+
+    Raises TensorError if the size does not fit the shape or a value is not finite.
+    """
+    kind = WIRE_DTYPES[dtype]
+    if len(data) != math.prod(shape) * kind.itemsize:
+        raise TensorError(f"{dtype} tensor of shape {shape} cannot have {len(data)} bytes")
+    raw = torch.empty(len(data), dtype=torch.uint8)
+    raw.numpy()[:] = np.frombuffer(data, dtype=np.uint8)
+    tensor = raw.view(kind).reshape(shape)
+    if not kind.is_floating_point:
+        return tensor
+    tensor = tensor.float()
+    if not _within(tensor, torch.finfo(tensor.dtype).max):
+        raise TensorError("a value is not finite")
+    return tensor
+
+
+def _within(tensor: torch.Tensor, bound: float) -> bool:
+    """Return whether all values are numbers of at most this magnitude; one pass, which counts at megabytes a batch."""
+    if tensor.numel() == 0:
+        return True
+    low, high = torch.aminmax(tensor)
+    return -bound <= low.item() and high.item() <= bound  # false for NaN, which aminmax hands on
+
+
+def pack(state: Mapping[str, torch.Tensor], notes: Mapping[str, object] | None = None) -> bytes:
+    """Return named tensors as safetensors, with optional JSON notes in the header."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(state.items())}
+    return safetensors.torch.save(tensors, {"notes": json.dumps(notes, sort_keys=True)} if notes is not None else None)
+
+
+def unpack(data: bytes) -> State:
+    """Return the named tensors of safetensors bytes; raise TensorError if they are anything else."""
+    try:
+        return safetensors.torch.load(data)
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise TensorError(f"not safetensors: {error!s:.200}") from None
+
+
+def notes_of(data: bytes) -> dict[str, object]:
+    """Return the JSON notes in the header of safetensors bytes; empty if there are none."""
+    size = int.from_bytes(data[:8], "little")
+    try:
+        header = json.loads(data[8 : 8 + size])
+        notes = json.loads(header.get("__metadata__", {}).get("notes", "{}"))
+    except (ValueError, AttributeError, TypeError) as error:
+        raise TensorError(f"not safetensors: {error!s:.200}") from None
+    if not isinstance(notes, dict):
+        raise TensorError("notes in the header are not a map")
+    return notes
+
+
+def load_into(module: torch.nn.Module, state: State, what: str) -> None:
+    """Give a module its state; raise TensorError if names, shapes or values do not fit."""
+    own = module.state_dict()
+    if own.keys() != state.keys():
+        odd = sorted(own.keys() ^ state.keys())
+        raise TensorError(f"{what}: tensors missing or not asked for: {', '.join(odd[:5])}")
+    for name, tensor in state.items():
+        if tensor.shape != own[name].shape or tensor.dtype != own[name].dtype:
+            raise TensorError(
+                f"{what}: {name} is {tensor.dtype} {tuple(tensor.shape)}, expected {own[name].dtype} {tuple(own[name].shape)}"
+            )
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise TensorError(f"{what}: {name} has a value that is not finite")
+    module.load_state_dict(state)
+
+
+def fingerprint(states: Iterable[tuple[str, State]]) -> str:
+    """Return the SHA-256 over named states in the order given, tensors within a state by name."""
+    digest = hashlib.sha256()
+    for label, state in states:
+        for name in sorted(state):
+            tensor = state[name]
+            digest.update(f"{label}/{name}:{tensor.dtype}:{tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

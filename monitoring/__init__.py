@@ -1,0 +1,1 @@
+"""Listeners of the roles' events: progress display and metrics files."""

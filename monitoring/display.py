@@ -1,0 +1,111 @@
+"""What a person sees of a run: a live view in a terminal, lines elsewhere, a table of results at the end."""
+
+import threading
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from broker import events
+from monitoring.lines import line
+
+_SMALL = (events.StreamClaimed, events.StreamCommitted)
+
+
+class Display:
+    """A listener of a coordinator's events. Use as a context manager; may be called from any thread."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True, highlight=False)
+        self._lock = threading.Lock()
+        self._live: Live | None = None
+        self._rounds = 0
+        self._closed = 0
+        self._clients = 0
+        self._samples = 0
+        self._seconds = 0.0
+        self._progress: events.Progress | None = None
+        self._loss: tuple[float | None, float | None] = (None, None)
+        self._accuracy: dict[str, dict[str, float]] = {}
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._live = Live(console=self._console, refresh_per_second=4, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def __call__(self, event: events.Event) -> None:
+        """Take an event."""
+        with self._lock:
+            self._take(event)
+            if self._live is not None:
+                self._live.update(self._view())
+            text = None if isinstance(event, _SMALL) or (self._live and isinstance(event, events.RoundOpened)) else line(event)
+            if text:
+                self._console.print(text, markup=False, soft_wrap=True)
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        self._console.print(text, markup=False, soft_wrap=True)
+
+    def _take(self, event: events.Event) -> None:
+        if isinstance(event, events.RunStarted):
+            self._rounds, self._closed = event.rounds, event.resumed_at - 1
+        elif isinstance(event, events.RoundOpened):
+            self._clients = event.clients
+        elif isinstance(event, events.Progress):
+            self._progress = event
+        elif isinstance(event, events.RoundClosed):
+            self._closed = event.round
+            self._samples += event.samples
+            self._seconds += event.seconds
+            self._loss = (event.client_loss, event.server_loss)
+        elif isinstance(event, events.RoundEvaluated):
+            self._accuracy = event.accuracy
+
+    def _view(self) -> Table:
+        table = Table(show_header=False, box=None, pad_edge=False)
+        table.add_row("rounds", f"{_bar(self._closed, self._rounds)} {self._closed}/{self._rounds}")
+        if self._progress is not None and self._progress.round > self._closed:
+            done = f"{self._progress.streams_committed}/{self._progress.streams} streams committed"
+            table.add_row("open", f"round {self._progress.round}: {done}, {self._progress.clients} clients")
+        rate = f"{self._samples / self._seconds:.0f} samples/s" if self._seconds else "-"
+        table.add_row("clients", f"{self._clients}, {rate}")
+        table.add_row("loss", " / ".join("-" if loss is None else f"{loss:.3f}" for loss in self._loss) + " (client / server)")
+        for cut, found in self._accuracy.items():
+            table.add_row(f"cut {cut}", f"{found['client']:.3f} / {found['server']:.3f} accuracy (client / server)")
+        return table
+
+
+def results_table(summary: Mapping[str, Any]) -> Table:
+    """Return a summary as a table: accuracy by cut at the clients' exits and at the servers."""
+    title = f"{summary['run']}: {summary['strategy']}, {summary['rounds']} rounds, {summary['clients']} clients"
+    table = Table(title=title, caption=_caption(summary))
+    for name in ("cut", "client accuracy", "server accuracy"):
+        table.add_column(name, justify="right")
+    for cut, found in summary["accuracy"].items():
+        table.add_row(cut, f"{found['client']:.3f}", f"{found['server']:.3f}")
+    return table
+
+
+def _caption(summary: Mapping[str, Any]) -> Text:
+    rate = summary["samples_per_second"]
+    text = f"{summary['samples_trained']} samples in {summary['seconds']:g} s"
+    text += f" ({rate:g}/s)" if rate else ""
+    if summary["dropouts"]:
+        text += "; gone: " + ", ".join(f"{gone['client']} ({gone['reason']})" for gone in summary["dropouts"])
+    return Text(text)
+
+
+def _bar(done: int, of: int, width: int = 24) -> str:
+    full = width * done // of if of else 0
+    return "█" * full + "·" * (width - full)

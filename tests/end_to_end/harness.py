@@ -1,0 +1,243 @@
+"""What end-to-end tests run: a tiny experiment, in this process or as real processes, and what they watch it with."""
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from broker import events, topology
+from cli import embedded, roles
+from cli.main import main
+from cli.prepare import prepare
+from coordinator.experiment import Experiment, load_experiment
+from coordinator.store.ledger import Ledger
+from coordinator.store.open import open_store
+from learning.tensors import State, unpack
+from monitoring.display import Display
+
+PATIENCE = 90.0  # seconds after which what a test waits for has failed to happen
+TINY = """\
+name = "tiny"
+[model]
+width = 4
+[data]
+image_size = 8
+train_limit = 200
+test_limit = 20
+partition = "dirichlet"
+alpha = 1.0
+[clients]
+count = 6
+cuts = [3, 4, 5]
+[training]
+rounds = 2
+precision = "float32"
+evaluate_every = 10
+[transport]
+wire_dtype = "float32"
+heartbeat_interval = 0.25
+"""
+
+Event = dict[str, Any]
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["cli.roles", "cli.train", "sklearn.datasets"])  # importing them takes seconds, in each process
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """A file with the tiny experiment, and what is overridden."""
+
+    file: Path
+    overrides: tuple[str, ...]
+
+    @classmethod
+    def write(cls, folder: Path, *overrides: str) -> "Setup":
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / "tiny.toml"
+        file.write_text(TINY)
+        return cls(file, overrides)
+
+    def experiment(self) -> Experiment:
+        return load_experiment(self.file, self.overrides, {})
+
+    def flags(self) -> list[str]:
+        return [str(self.file), *(part for override in self.overrides for part in ("--set", override))]
+
+
+def tiny(folder: Path, *overrides: str) -> Experiment:
+    """Return the tiny experiment with "section.key=value" overrides."""
+    return Setup.write(folder, *overrides).experiment()
+
+
+def train(experiment: Experiment, output: Path, servers: int = 2) -> dict[str, Any]:
+    """Train in this process; return the summary."""
+    embedded.train_embedded(prepare(experiment), output, servers, Display(Console(quiet=True)))
+    return summary(output)
+
+
+def summary(output: Path) -> dict[str, Any]:
+    return dict(json.loads((output / "summary.json").read_text()))
+
+
+def final_layers(output: Path) -> dict[str, State]:
+    """Return the tensors of every file that a run left in its folder of layers."""
+    return {path.stem: unpack(path.read_bytes()) for path in sorted((output / "layers").iterdir())}
+
+
+class Node:
+    """A ``splitee`` command as a process of its own. Everything that its roles say is heard here as it is said."""
+
+    def __init__(self, arguments: list[str], log: Path) -> None:
+        self.log = log
+        self.heard: list[Event] = []
+        self._changed = threading.Condition()
+        self._ended = False
+        receiving, sending = _context.Pipe(duplex=False)
+        self.process = _context.Process(target=_splitee, args=(arguments, str(log), sending), daemon=False)
+        self.process.start()
+        sending.close()
+        threading.Thread(target=self._listen, args=(receiving,), daemon=True).start()
+
+    def wait_for(self, kind: type[events.Event], matches: Callable[[Event], bool] = lambda _: True) -> Event:
+        """Wait for an event of a kind; fail with the process's log if it ends without."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._ended or self._find(kind, matches), PATIENCE)
+            found = self._find(kind, matches)
+        assert found, f"no {kind.__name__} came from this process (exit code {self.process.exitcode}); its log:\n{self.text()}"
+        return found[0]
+
+    def wait_until(self, holds: Callable[[list[Event]], bool], what: str) -> None:
+        """Wait until something holds of all that was heard; fail if the process ends without."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._ended or holds(self.heard), PATIENCE)
+            held = holds(self.heard)
+        assert held, f"never {what} (exit code {self.process.exitcode}); last heard: {self.heard[-5:]}; its log:\n{self.text()}"
+
+    def all(self, kind: type[events.Event]) -> list[Event]:
+        """Return what was heard of a kind, so far; all of it when the process has ended and was waited for."""
+        with self._changed:
+            return self._find(kind, lambda _: True)
+
+    def signal(self, number: signal.Signals) -> None:
+        if self.process.pid is not None and self.process.exitcode is None:
+            os.kill(self.process.pid, number)
+
+    def kill(self) -> None:
+        """End the process at once, wherever it is, and wait until all that it said is here."""
+        self.signal(signal.SIGKILL)
+        self.wait()
+
+    def wait(self) -> int:
+        """Wait for the process to end; return its exit code."""
+        self.process.join(PATIENCE)
+        assert self.process.exitcode is not None, f"the process does not end; its log:\n{self.text()}"
+        with self._changed:
+            self._changed.wait_for(lambda: self._ended, PATIENCE)
+        return self.process.exitcode
+
+    def text(self) -> str:
+        return self.log.read_text() if self.log.exists() else ""
+
+    def _find(self, kind: type[events.Event], matches: Callable[[Event], bool]) -> list[Event]:
+        return [event for event in self.heard if event["event"] == kind.__name__ and matches(event)]
+
+    def _listen(self, channel: Connection) -> None:
+        with suppress(EOFError, OSError):
+            while True:
+                event = json.loads(channel.recv_bytes())
+                with self._changed:
+                    self.heard.append(event)
+                    self._changed.notify_all()
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+
+class Deployment:
+    """Roles of one run as processes against RabbitMQ and Redis."""
+
+    def __init__(self, setup: Setup, run: str, broker: str, store: str, folder: Path) -> None:
+        self.setup = dataclasses.replace(setup, overrides=(*setup.overrides, f"name={run}"))
+        self.run = run
+        self.output = folder / "output"
+        self.ledger = Ledger(open_store(store, run))
+        self.nodes: list[Node] = []
+        self._broker, self._store, self._folder = broker, store, folder
+
+    def coordinator(self) -> Node:
+        return self._start("coordinator", *self.setup.flags(), *self._servers(), "--output", str(self.output))
+
+    def server(self) -> Node:
+        return self._start("server", "--run", self.run, *self._servers())
+
+    def client(self, id: str) -> Node:
+        entry = next(entry for entry in self.setup.experiment().clients.roster() if entry.id == id)
+        state = ["--state", str(self._folder / "clients" / id)]
+        return self._start("client", "--run", self.run, "--id", id, "--cut", str(entry.cut), "--broker", self._broker, *state)
+
+    def clients(self) -> dict[str, Node]:
+        return {entry.id: self.client(entry.id) for entry in self.setup.experiment().clients.roster()}
+
+    def train(self, *flags: str) -> Node:
+        return self._start("train", *self.setup.flags(), *self._servers(), "--output", str(self.output), *flags)
+
+    def close(self) -> None:
+        """End what still runs and leave nothing on the servers."""
+        for node in self.nodes:
+            node.signal(signal.SIGCONT)
+            node.kill()
+        transport = roles.connect(self._broker)
+        names = [f"splitee.{self.run}.{kind}" for kind in ("offers", "inference", "coordinator", "dead")]
+        for entry in self.setup.experiment().clients.roster():
+            names += [f"splitee.{self.run}.activations.{entry.id}", topology.inbox(self.run, entry.id).name]
+        for name in names:
+            transport.delete(name)
+        transport.close()
+        self.ledger.store.wipe()
+        self.ledger.store.close()
+
+    def _servers(self) -> list[str]:
+        return ["--broker", self._broker, "--store", self._store]
+
+    def _start(self, *arguments: str) -> Node:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        node = Node(list(arguments), self._folder / f"{len(self.nodes):02}-{arguments[0]}.log")
+        self.nodes.append(node)
+        return node
+
+
+def _splitee(arguments: list[str], log: str, channel: Connection) -> None:
+    """Be the ``splitee`` command, with its output in a file and its roles' events on a channel too."""
+    with Path(log).open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    lock = threading.Lock()
+
+    def say(event: events.Event) -> None:
+        with lock, suppress(OSError):
+            channel.send_bytes(json.dumps({"event": type(event).__name__, **dataclasses.asdict(event)}).encode())
+
+    show, log_line = Display.__call__, roles.log
+
+    def shown(display: Display, event: events.Event) -> None:
+        say(event)
+        show(display, event)
+
+    def logged(event: events.Event) -> None:
+        say(event)
+        log_line(event)
+
+    Display.__call__ = shown  # type: ignore[method-assign]
+    roles.log = logged
+    sys.argv = ["splitee", *arguments]
+    main()

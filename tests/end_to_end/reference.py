@@ -1,0 +1,165 @@
+"""The method once more, as plain loops: what a distributed run must compute. Slow to scale, easy to check by eye.
+
+Shares with the program only how layers are built, which batches a client has, and the settings; training, replicas,
+averaging and schedules are written anew with torch alone.
+"""
+
+import copy
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from coordinator.experiment import Experiment
+from learning.data import ClientData, load_dataset
+from learning.layers import Network, build_network
+from learning.partition import partition
+from learning.settings import OptimizerSettings
+from learning.tensors import State
+
+Batch = tuple[torch.Tensor, torch.Tensor]  # features at the cut, labels
+
+
+@dataclass
+class Client:
+    """A client's half, whole in memory."""
+
+    name: str
+    cut: int
+    data: ClientData
+    layers: nn.Sequential
+    exit: nn.Module
+    optimizer: torch.optim.Optimizer
+
+
+@dataclass
+class Replica:
+    """A server replica: layer number -> module, and who trains it."""
+
+    clients: list[Client]
+    layers: dict[int, nn.Module]
+    optimizer: torch.optim.Optimizer
+    samples: dict[str, int] = field(default_factory=dict)  # by client, in the round
+
+
+def train_reference(experiment: Experiment) -> dict[str, State]:
+    """Return the final layers under the names of a run's files."""
+    torch.set_num_threads(1)
+    training = experiment.training
+    dataset = load_dataset(experiment.data, training.seed)
+    network = build_network(experiment.model, tuple(dataset.sample_shape), dataset.classes, training.seed)
+    roster = experiment.clients.roster()
+    parts = partition(dataset.train.labels, len(roster), experiment.data, training.seed)
+    clients = [
+        _client(network, entry.id, entry.cut, ClientData(dataset, part, experiment.data, training, entry.id), training.client)
+        for entry, part in zip(roster, parts, strict=True)
+    ]
+    replicas = [_replica(network, members, training.server) for members in _streams(clients, experiment)]
+    shared = {number: network.build_layer(number) for number in range(4, network.depth + 1)}  # the smallest cut is 3
+    for turn in range(1, training.rounds + 1):
+        batches = {client.name: _train_client(client, turn, _rate(training.client, turn, training.rounds)) for client in clients}
+        for replica in replicas:
+            for number, layer in replica.layers.items():
+                layer.load_state_dict(shared[number].state_dict())
+            if training.optimizer_state == "reset":
+                replica.optimizer = _adam(training.server, _parameters(replica.layers))
+            _train_replica(replica, batches, _rate(training.server, turn, training.rounds))
+        for number, layer in shared.items():
+            layer.load_state_dict(_mean(number, replicas, by_samples=training.weighting == "samples"))
+    return {f"server-layer{number}": layer.state_dict() for number, layer in shared.items()} | {
+        f"client-{client.name}": _half_state(client) for client in clients
+    }
+
+
+def _client(network: Network, name: str, cut: int, data: ClientData, settings: OptimizerSettings) -> Client:
+    layers = nn.Sequential(*(network.build_layer(number) for number in range(1, cut + 1)))
+    head = network.build_exit(cut)
+    return Client(name, cut, data, layers, head, _adam(settings, [*layers.parameters(), *head.parameters()]))
+
+
+def _replica(network: Network, clients: list[Client], settings: OptimizerSettings) -> Replica:
+    first = min(client.cut for client in clients) + 1
+    layers = {number: network.build_layer(number) for number in range(first, network.depth + 1)}
+    return Replica(clients, layers, _adam(settings, _parameters(layers)))
+
+
+def _parameters(layers: dict[int, nn.Module]) -> list[nn.Parameter]:
+    return [parameter for layer in layers.values() for parameter in layer.parameters()]
+
+
+def _adam(settings: OptimizerSettings, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    # fused as in the program: otherwise it rounds differently, and where a gradient is almost zero Adam makes a step of that
+    return torch.optim.Adam(parameters, lr=settings.lr, fused=True)
+
+
+def _streams(clients: list[Client], experiment: Experiment) -> list[list[Client]]:
+    training = experiment.training
+    if training.strategy == "sequential":
+        return [clients]
+    count = training.streams or len(clients)
+    return [clients[stream::count] for stream in range(count)]
+
+
+def _rate(settings: OptimizerSettings, round: int, rounds: int) -> float:
+    if settings.schedule == "cosine":
+        return settings.lr * (1 + math.cos(math.pi * (round - 1) / rounds)) / 2
+    if settings.schedule == "step":
+        drops = (round - 1) // settings.step_rounds
+        return float(settings.lr * settings.step_factor**drops)
+    return settings.lr
+
+
+def _train_client(client: Client, round: int, rate: float) -> list[Batch]:
+    """Train a client for one round; return what it publishes."""
+    client.optimizer.param_groups[0]["lr"] = rate
+    published = []
+    for sequence in range(client.data.batches_in_round()):
+        images, labels = client.data.batch(round, sequence)
+        features = client.layers(images)
+        published.append((features.detach().clone(), labels))
+        loss = nn.functional.cross_entropy(client.exit(features), labels)
+        client.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        client.optimizer.step()
+    return published
+
+
+def _train_replica(replica: Replica, batches: dict[str, list[Batch]], rate: float) -> None:
+    replica.optimizer.param_groups[0]["lr"] = rate
+    for client in replica.clients:
+        replica.samples[client.name] = sum(len(labels) for _, labels in batches[client.name])
+        for features, labels in batches[client.name]:
+            x = features
+            for number, layer in replica.layers.items():
+                if number > client.cut:
+                    x = layer(x)
+            replica.optimizer.zero_grad(set_to_none=True)
+            nn.functional.cross_entropy(x, labels).backward()
+            replica.optimizer.step()
+
+
+def _mean(number: int, replicas: list[Replica], *, by_samples: bool) -> State:
+    """Return the mean of one layer over the replicas that trained it, each weighted by its clients or its samples."""
+    weighted = []
+    for replica in replicas:
+        through = [client for client in replica.clients if client.cut < number]
+        weight = sum(replica.samples[client.name] for client in through) if by_samples else len(through)
+        if weight:
+            weighted.append((weight, replica.layers[number].state_dict()))
+    total = sum(weight for weight, _ in weighted)
+    mean = copy.deepcopy(weighted[0][1])
+    for name, tensor in mean.items():
+        if name.endswith("num_batches_tracked"):
+            tensor.fill_(max(int(state[name]) for _, state in weighted))
+        else:
+            exact = sum(state[name].double() * weight for weight, state in weighted) / total
+            tensor.copy_(torch.as_tensor(exact))
+    return mean
+
+
+def _half_state(client: Client) -> State:
+    state = {f"exit.{name}": tensor for name, tensor in client.exit.state_dict().items()}
+    for number, layer in enumerate(client.layers, 1):
+        state |= {f"layer{number}.{name}": tensor for name, tensor in layer.state_dict().items()}
+    return state

@@ -1,0 +1,144 @@
+"""Every command of the README is run as it stands there, in a smaller size, or is checked where it cannot be run."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from broker import events
+from cli.errors import report_errors
+from cli.main import app
+from coordinator.experiment import load_experiment
+from tests.end_to_end.harness import Node, summary
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SMALL = "--set model.width=4 --set data.image_size=8 --set data.train_limit=100 --set training.rounds=1"
+ONE_CLIENT = "--set clients.count=1 --set clients.cuts=[3]"
+HOST = {  # the README's addresses, which the test's servers stand for
+    "export SPLITEE_BROKER_URL=amqp://user:password@host:5672/",
+    "export SPLITEE_STORE_URL=redis://:password@host:6379/0",
+}
+MAKE = {"make train", "make test"}
+HERE = {"splitee train --set name=quick --set training.rounds=3", "splitee init mine.toml", "splitee doctor"}
+DOWNLOAD = "splitee train experiments/cifar10-small.toml --set data.download=true"
+MACHINES = {
+    "splitee coordinator experiments/digits.toml",
+    "splitee server --run digits",
+    "splitee client --run digits --id client-01 --cut 3 --state state/client-01",
+    "splitee status --run digits --once",
+}
+OWN = "splitee train examples/own.toml"
+OWN_CLIENT = "splitee client --run own --id client-01 --cut 1 --model examples.own_model:layers --data examples.own_model:data"
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+
+
+def run(command: str, folder: Path, program: str = "splitee") -> None:
+    """Run a command in a folder as a process of its own."""
+    words = command.split()
+    assert words[0] == program
+    start = [sys.executable, "-m", "cli.main"] if program == "splitee" else [program]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("SPLITEE_", "MAKE"))}
+    done = subprocess.run(
+        [*start, *words[1:]],
+        cwd=folder,
+        env={**environment, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_command_is_tested_below() -> None:
+    commands = {line for block in blocks("sh") for line in block.splitlines()}
+    assert commands == {*HOST, *MAKE, *HERE, DOWNLOAD, *MACHINES, OWN, OWN_CLIENT}
+
+
+def test_every_link_leads_somewhere() -> None:
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")):
+        for target in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
+            assert target.startswith("https://") or (page.parent / target.partition("#")[0]).exists(), f"{page.name}: {target}"
+
+
+def test_make(tmp_path: Path) -> None:
+    """This very run may be that of ``make test``; ``make train`` is run with what is installed."""
+    run("make -n test", ROOT, "make")
+    arguments = ["ARGS=" + SMALL + f" --output {tmp_path}", f"VENV={sys.prefix}", f"--old-file={sys.prefix}/.installed"]
+    if not (Path(sys.prefix) / "bin" / "splitee").exists():
+        pytest.skip("the package is not installed where these tests run")
+    done = subprocess.run(["make", "train", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    assert summary(tmp_path)["clients"] == 12
+
+
+def test_commands_in_one_process_and_what_they_leave_behind(tmp_path: Path) -> None:
+    for command in sorted(HERE):
+        run(command + (f" {SMALL}" if " train " in command else ""), tmp_path)
+    found = summary(tmp_path / "runs" / "quick")
+    table = README[README.index("key of `summary.json`") :]
+    assert found.keys() == set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\|(.*?)\|", table, flags=re.MULTILINE)))) - {"summary"}
+    assert {path.name for path in (tmp_path / "runs" / "quick").iterdir()} == {
+        "summary.json", "metrics.jsonl", "layers", "experiment.json", "state",
+    }  # fmt: skip
+    (tmp_path / "runs" / "quick").rename(tmp_path / "runs" / "digits")
+    for block in blocks("python"):
+        script = block + "assert set(last) == {'2.weight', '2.bias'} and 'layer3.conv1.weight' in half and 'exit.2.weight' in half"
+        subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
+
+
+def test_the_experiment_that_downloads_is_one() -> None:
+    _, _, file, _, override = DOWNLOAD.split()
+    assert load_experiment(ROOT / file, [override], {}).data.download
+
+
+def test_on_many_machines(
+    command: Callable[..., Node],
+    rabbitmq_url: str,
+    redis_url: str,
+    run_name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    broker, store = f" --broker {rabbitmq_url}", f" --store {redis_url}"
+    more = {
+        "coordinator": f"{broker}{store} --set name={run_name} {SMALL} {ONE_CLIENT} --output {tmp_path}",
+        "server": f"{broker}{store}",
+        "client": broker,
+    }
+    nodes = {}
+    for line in sorted(MACHINES):
+        words = line.replace("state/client-01", str(tmp_path / "client-01")).replace("--run digits", f"--run {run_name}").split()
+        if words[1] != "status":
+            nodes[words[1]] = command(*words[1:], *more[words[1]].split())
+    for node in nodes.values():
+        assert node.wait() == 0, node.text()
+    assert summary(tmp_path)["rounds"] == 1
+    assert (tmp_path / "client-01" / "client.json").exists()
+    monkeypatch.setenv("SPLITEE_STORE_URL", redis_url)
+    report_errors(lambda: app(["status", "--run", run_name, "--once"], standalone_mode=False))
+    assert f"run {run_name}: finished" in capsys.readouterr().out
+
+
+def test_a_model_of_ones_own_on_many_machines(
+    command: Callable[..., Node], rabbitmq_url: str, redis_url: str, run_name: str, tmp_path: Path
+) -> None:
+    """``splitee train examples/own.toml`` is run by test_examples."""
+    broker, store = ("--broker", rabbitmq_url), ("--store", redis_url)
+    short = f"--set name={run_name} --set training.rounds=1 --set clients.count=1 --set clients.cuts=[1] --output {tmp_path}"
+    coordinator = command("coordinator", OWN.split()[-1], *short.split(), *broker, *store)
+    server = command("server", "--run", run_name, *broker, *store)
+    client = command(*OWN_CLIENT.replace("--run own", f"--run {run_name}").split()[1:], *broker)
+    coordinator.wait_for(events.RunFinished)
+    for node in (coordinator, server, client):
+        assert node.wait() == 0, node.text()
+    assert summary(tmp_path)["samples_trained"] == 426

@@ -1,0 +1,225 @@
+"""Who takes part: admission, silence, a client's return, and what each is told."""
+
+import dataclasses
+import re
+
+import pytest
+
+from broker.events import ClientDropped, ignore
+from broker.messages import Heartbeat, Join, Refusal, Score, Target, Welcome
+from coordinator import membership
+from coordinator.experiment import Experiment
+from coordinator.membership import Membership
+from coordinator.store.interface import Lease
+from coordinator.store.ledger import Ledger
+from coordinator.store.memory import MemoryStore
+from coordinator.store.records import LEADER, RunRecord, RunState
+from learning.layers import Network, build_network
+from learning.settings import ModelSettings
+
+TIMEOUT = 30.0
+
+
+class Time:
+    """Stands in for the module ``time`` of membership: a monotonic clock that stands until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def time(monkeypatch: pytest.MonkeyPatch) -> Time:
+    stopped = Time()
+    monkeypatch.setattr(membership, "time", stopped)
+    return stopped
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return build_network(ModelSettings(width=4), (1, 8, 8), 10, seed=0)
+
+
+@pytest.fixture
+def ledger() -> Ledger:
+    return Ledger(MemoryStore())
+
+
+@pytest.fixture
+def lead(ledger: Ledger) -> Lease:
+    lease = ledger.store.acquire(LEADER, "nonce", "coordinator", 1000.0)
+    assert lease is not None
+    return lease
+
+
+@pytest.fixture
+def members(time: Time, network: Network, ledger: Ledger, lead: Lease) -> Membership:
+    experiment = Experiment.model_validate(
+        {"name": "run", "clients": {"count": 3, "cuts": [3, 4, 5]}, "training": {"rounds": 7, "evaluate_every": 3}}
+    )
+    record = RunRecord(
+        name="run", experiment=experiment.to_json(), fingerprint="f", sample_shape=(1, 8, 8), classes=10, versions={}
+    )
+    return Membership(ledger, experiment, record, network, lead, ignore, listening_since=time.monotonic())
+
+
+def join(client: str = "client-01", cut: int = 3, process: str = "p1", incarnation: int | None = None) -> Join:
+    return Join(client=client, cut=cut, incarnation=incarnation, process=process, samples=None)
+
+
+def beat(client: str = "client-01", process: str = "p1", incarnation: int = 1, scores: tuple[Score, ...] = ()) -> Heartbeat:
+    return Heartbeat(
+        client=client, incarnation=incarnation, process=process, round=1, confirmed=0, samples=0, bytes=0, loss=0.0, scores=scores
+    )
+
+
+def score(number: int, correct: int = 5) -> Score:
+    return Score(round=number, samples=10, client_correct=correct, server_correct=6, server_answered=10)
+
+
+def set_state(members: Membership, **state: object) -> None:
+    assert members.ledger.lead(members.leader, [members.ledger.state().change(RunState.model_validate(state))])
+
+
+def welcomed(answer: object) -> Welcome:
+    assert isinstance(answer, Welcome), answer
+    return answer
+
+
+class TestJoining:
+    def test_a_listed_client_is_told_everything(self, members: Membership) -> None:
+        welcome = welcomed(members.join(join("client-02", 4)))
+        assert (welcome.incarnation, welcome.part, welcome.parts, welcome.first_round) == (1, 1, 3, 1)
+        assert (welcome.sample_shape, welcome.classes, welcome.cut, welcome.process) == ((1, 8, 8), 10, 4, "p1")
+        assert Experiment.from_json(welcome.experiment) == members.experiment
+
+    @pytest.mark.parametrize(
+        ("message", "reason"),
+        [(join("stranger"), "'stranger' is not in the experiment's list"), (join(cut=4), "cut 4, but the experiment has .* cut 3")],
+    )
+    def test_a_client_that_does_not_fit_is_refused(self, members: Membership, message: Join, reason: str) -> None:
+        answer = members.join(message)
+        assert isinstance(answer, Refusal)
+        assert re.search(reason, answer.reason), answer.reason
+        assert not members.ledger.roster().record.clients
+
+    def test_a_repeated_message_is_answered_alike(self, members: Membership) -> None:
+        assert members.join(join()) == members.join(join())
+
+    def test_a_restart_with_its_directory_keeps_its_incarnation(self, members: Membership) -> None:
+        members.join(join())
+        welcome = welcomed(members.join(join(process="p2", incarnation=1)))
+        assert (welcome.incarnation, welcome.first_round) == (1, 1)
+        assert isinstance(members.hear(beat(process="p2")), Target)
+        assert not isinstance(members.hear(beat(process="p1")), Target), "the process before it is still heard"
+
+    def test_lost_state_ends_its_part_and_it_is_admitted_anew(self, members: Membership) -> None:
+        members.join(join())
+        set_state(members, phase="training", round=2, closed=1)
+        assert members.join(join(process="p2")) is None
+        assert members.ledger.roster().record.clients["client-01"].state == "closing"
+        assert members.join(join(process="p2")) is None, "admitted before its stream is closed"
+
+    def test_it_takes_part_from_the_next_round(self, members: Membership) -> None:
+        set_state(members, phase="training", round=2, closed=1)
+        assert welcomed(members.join(join())).first_round == 3
+
+    def test_a_run_that_is_over_admits_nobody(self, members: Membership) -> None:
+        set_state(members, phase="finished", round=7, closed=7)
+        answer = members.join(join())
+        assert isinstance(answer, Refusal)
+        assert "is finished" in answer.reason
+
+
+class TestSilence:
+    def test_a_client_is_silent_after_a_whole_timeout(self, members: Membership, time: Time) -> None:
+        members.join(join())
+        time.now += TIMEOUT
+        assert members.silent() == []
+        time.now += 1
+        assert [client.id for client in members.silent()] == ["client-01"]
+        members.hear(beat())
+        assert members.silent() == []
+
+    def test_the_coordinators_own_outage_drops_nobody(self, members: Membership, time: Time) -> None:
+        members.join(join())
+        time.now += 10 * TIMEOUT
+        members.listening_again()
+        assert members.silent() == []
+        time.now += TIMEOUT - 1
+        assert members.silent() == []
+        time.now += 2
+        assert [client.id for client in members.silent()] == ["client-01"]
+
+    def test_a_new_coordinator_gives_everybody_a_whole_timeout(self, members: Membership, time: Time) -> None:
+        members.join(join())
+        time.now += 10 * TIMEOUT
+        heir = dataclasses.replace(members, listening_since=time.monotonic(), _heard={})
+        assert heir.silent() == []
+        time.now += TIMEOUT + 1
+        assert [client.id for client in heir.silent()] == ["client-01"]
+
+    def test_one_that_is_given_up_is_recorded_once_with_round_and_reason(self, members: Membership) -> None:
+        said: list[object] = []
+        members.emit = said.append
+        members.join(join())
+        set_state(members, phase="training", round=2, closed=1)
+        members.give_up("client-01", "silent for 30 s")
+        members.give_up("client-01", "another reason")
+        roster = members.ledger.roster().record
+        assert (roster.clients["client-01"].state, roster.active()) == ("closing", [])
+        (departure,) = roster.departures
+        assert (departure.client, departure.cut, departure.round, departure.reason) == ("client-01", 3, 2, "silent for 30 s")
+        assert said == [ClientDropped(client="client-01", round=2, reason="silent for 30 s")]
+
+    def test_one_that_is_in_no_stream_need_not_be_closed(self, members: Membership) -> None:
+        set_state(members, phase="training", round=2, closed=1)
+        members.join(join())  # from round 3
+        members.give_up("client-01", "silent for 30 s")
+        assert members.ledger.roster().record.clients["client-01"].state == "gone"
+        welcome = welcomed(members.join(join(process="p2", incarnation=1)))
+        assert (welcome.incarnation, welcome.first_round) == (2, 3)
+
+
+class TestHeartbeats:
+    def test_of_one_not_known_is_refused(self, members: Membership) -> None:
+        assert isinstance(members.hear(beat("client-03")), Refusal)
+
+    @pytest.mark.parametrize(
+        ("state", "target"),
+        [
+            ({"phase": "waiting"}, 0),
+            ({"phase": "training", "round": 1, "closed": 0}, 3),
+            ({"phase": "training", "round": 3, "closed": 2}, 3),
+            ({"phase": "training", "round": 3, "closed": 3}, 3),
+            ({"phase": "training", "round": 4, "closed": 3}, 6),
+            ({"phase": "training", "round": 7, "closed": 6}, 7),
+        ],
+    )
+    def test_the_target_never_passes_the_next_evaluation(self, members: Membership, state: dict[str, object], target: int) -> None:
+        members.join(join())
+        set_state(members, **state)
+        answer = members.hear(beat())
+        assert isinstance(answer, Target)
+        assert (answer.round, answer.closed) == (target, state.get("closed", 0))
+        assert not answer.finished
+
+    def test_scores_are_recorded_once_and_only_of_closed_rounds(self, members: Membership) -> None:
+        members.join(join())
+        set_state(members, phase="training", round=4, closed=3)
+        first = members.hear(beat(scores=(score(3), score(6))))
+        assert isinstance(first, Target)
+        assert first.recorded == 3
+        members.hear(beat(scores=(score(3, correct=9),)))
+        assert members.ledger.scores(3).record.clients == {"client-01": score(3)}
+        assert not members.ledger.scores(6).record.clients
+
+    def test_the_end_is_told(self, members: Membership) -> None:
+        members.join(join())
+        for phase in ("finished", "failed"):
+            set_state(members, phase=phase, round=7, closed=7)
+            answer = members.hear(beat())
+            assert isinstance(answer, Target)
+            assert answer.finished

@@ -1,0 +1,1 @@
+"""The long-running roles beside the coordinator: clients and server workers."""

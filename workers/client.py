@@ -1,0 +1,283 @@
+"""The client: trains its half on its own data, publishes features, and never waits for a gradient."""
+
+import threading
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from broker import codec, topology
+from broker.events import Emit, FeaturesPublished, Waiting
+from broker.mailbox import Mailbox
+from broker.messages import Acknowledgement, Activations, EndOfRound, Message, Prediction, Refusal, Score, Target, Welcome
+from broker.transport import Transport
+from learning.data import evaluation_batches
+from learning.errors import LearningError, SettingsError, TensorError
+from learning.halves import ClientHalf, Step
+from learning.layers import build_network
+from learning.tensors import pack
+from workers.client_data import LocalNames, load_client_data, local_settings
+from workers.client_state import ClientState, Counters, Identity
+from workers.context import Stopped
+from workers.evaluation import Evaluator
+from workers.features import FIRST_DIGEST, next_digest, to_wire
+from workers.link import Link
+from workers.outbox import Outbox
+from workers.run_settings import RunSettings
+from workers.window import Window
+
+WAIT_SECONDS = 0.5
+
+
+class _Rejoin(Exception):
+    """The coordinator has given this client up: it may take part again from a later round."""
+
+
+class _Rewind(Exception):
+    """The servers ask for something again: start from the snapshot of that round."""
+
+
+class ClientWorker:
+    """One client of a run. ``transport`` carries bulk data, ``control`` heartbeats and answers.
+
+    slot: held during each training step, where several clients share a machine's cores.
+    """
+
+    def __init__(
+        self,
+        run: str,
+        client: str,
+        cut: int,
+        transport: Transport,
+        control: Transport,
+        state: ClientState,
+        names: LocalNames,
+        emit: Emit,
+        slot: AbstractContextManager[object] | None = None,
+    ) -> None:
+        self._run_name = run
+        self._id = client
+        self._cut = cut
+        self._transport = transport
+        self._control = control
+        self._state = state
+        self._names = names
+        self._emit = emit
+        self._slot = slot or nullcontext()
+        self._stop = threading.Event()
+        self._mailbox = Mailbox()
+        self._target: Target | None = None
+        self._rewind: tuple[int, int] | None = None
+        self._given_up = ""
+        self._incarnation = 0  # not admitted yet
+        self._counters = Counters()
+        self._scores: dict[int, Score] = {}
+
+    def stop(self) -> None:
+        """Ask the client to stop; it can be started again. May be called from any thread or signal handler."""
+        self._stop.set()
+        self._mailbox.post(lambda: None)
+
+    def run(self) -> None:
+        """Take part until the run is finished or the client is asked to stop.
+
+        Raises SettingsError if the coordinator refuses it, LearningError if model or data do not fit.
+        """
+        self._link = Link(self._run_name, self._id, self._control, self._mailbox, self._emit)
+        try:
+            self._join()
+            while not self._finished():
+                self._advance()
+            self._link.leave()
+        except Stopped:
+            return
+        finally:
+            self._link.close()
+            self._state.close()
+
+    def _join(self) -> None:
+        """Join, for the first time or again, and go to where training has to go on."""
+        self._given_up, self._rewind, self._target = "", None, None
+        identity = self._state.of(self._run_name, self._id, self._cut)
+        welcome = self._link.join(self._cut, identity.incarnation if identity else self._incarnation or None, None, self._stop)
+        if isinstance(welcome, Refusal):
+            raise SettingsError(f"client {self._id}: {welcome.reason}")
+        settings = local_settings(RunSettings.from_json(welcome.experiment), self._names)
+        self._state.claim(Identity(settings.run, welcome.fingerprint, self._id, self._cut, welcome.incarnation))
+        self._prepare(welcome, settings)
+        self._link.handlers = {
+            Target: self._hear,
+            Acknowledgement: self._hear,
+            Prediction: self._evaluator.answered,
+            Refusal: self._hear,
+        }
+        self._link.start(welcome.incarnation, settings.transport.heartbeat_interval)
+        self._restore(max(self._first_round, self._first_target().closed + 1))
+
+    def _first_target(self) -> Target:
+        while self._target is None and not self._stop.is_set():
+            self._mailbox.handle(WAIT_SECONDS)
+        if self._target is None:
+            raise Stopped
+        return self._target
+
+    def _prepare(self, welcome: Welcome, settings: RunSettings) -> None:
+        self._settings = settings
+        self._incarnation = welcome.incarnation
+        self._dataset, self._data = load_client_data(settings, welcome)
+        self._network = build_network(settings.model, tuple(welcome.sample_shape), welcome.classes, settings.training.seed)
+        self._first_round = welcome.first_round
+        self._window = Window(settings.transport.run_ahead_bytes)
+        queue = topology.activations(settings.run, self._id, settings.transport)
+        self._outbox = Outbox(self._transport, queue.name, settings.transport.unconfirmed_bytes, self._mailbox)
+        self._evaluator = Evaluator(self._transport, settings, self._id, self._turn)
+
+    def _restore(self, round: int) -> None:
+        """Go back to the last snapshot at or before a round; what comes between is computed again."""
+        self._half = ClientHalf(self._network, self._cut, self._settings.training)
+        found = self._state.restore(round, self._half)
+        start, self._counters = found or (self._first_round, Counters())
+        self._round = max(start, self._first_round)
+
+    def _finished(self) -> bool:
+        return self._target is not None and self._target.finished
+
+    def _advance(self) -> None:
+        """Do the next thing: report scores, train a round, or wait for the target to move."""
+        target = self._target
+        assert target is not None
+        try:
+            if self._to_evaluate(target):
+                self._evaluate(target.closed)
+            elif self._round <= target.round:
+                self._train(self._round)
+                self._round += 1
+            else:
+                self._turn(WAIT_SECONDS)
+        except _Rewind:
+            self._outbox.discard()
+            position, self._rewind = self._rewind or (0, 0), None
+            self._window.rewind(position)
+            self._restore(position[0])
+        except _Rejoin:
+            self._emit(Waiting(role=self._id, what=f"the next round to take part again: {self._given_up}"))
+            self._join()
+
+    def _to_evaluate(self, target: Target) -> bool:
+        closed = target.closed
+        due = self._settings.training.evaluates(closed) and self._round == closed + 1 and closed >= self._first_round
+        return due and target.recorded < closed and closed not in self._scores
+
+    def _evaluate(self, round: int) -> None:
+        settings = self._settings
+        whole = round == settings.training.rounds
+        batches: Iterable[tuple[torch.Tensor, torch.Tensor]] = ()
+        if self._dataset.test is not None:
+            size = self._evaluator.batch_size(self._network.feature_shape(self._cut))
+            batches = evaluation_batches(self._dataset, settings.data, settings.training.seed, size, whole)
+        self._scores[round] = self._evaluator.score(self._half, batches, round)
+        self._link.update(scores=tuple(self._scores.values()), now=True)
+
+    def _train(self, round: int) -> None:
+        self._state.save(round, self._half, self._counters)
+        self._half.begin_round(round)
+        digest, loss_sum, samples = FIRST_DIGEST, 0.0, 0
+        for sequence in range(self._data.batches_in_round()):
+            images, labels = self._data.batch(round, sequence)
+            with self._slot:
+                step, features = self._step(images, labels, round, sequence)
+            wire, clamped = to_wire(features, self._settings.wire_dtype)
+            label_wire, _ = to_wire(labels, "int64")
+            message = Activations.model_construct(cut=self._cut, digest=digest, features=wire, labels=label_wire)
+            digest = next_digest(digest, wire, label_wire)
+            size = self._publish(round, sequence, message)
+            loss_sum, samples = loss_sum + step.loss * step.samples, samples + step.samples
+            self._count(round, step, size, clamped, sequence, loss_sum / samples)
+        half = pack(self._half.state()) if round == self._settings.training.rounds else None
+        mean = loss_sum / max(samples, 1)
+        marker = EndOfRound(digest=digest, samples=samples, loss=mean, dropped_samples=self._data.dropped_in_round(), half=half)
+        self._publish(round, self._data.batches_in_round(), marker)
+
+    def _step(self, images: torch.Tensor, labels: torch.Tensor, round: int, sequence: int) -> tuple[Step, torch.Tensor]:
+        try:
+            return self._half.step(images, labels, (self._id, round, sequence))
+        except TensorError as error:
+            rate = self._settings.training.client.lr
+            raise LearningError(
+                f"client {self._id} diverges in round {round}, batch {sequence}: {error}; "
+                f"lower training.client.lr, now {rate:g}, or look at its data"
+            ) from None
+
+    def _count(self, round: int, step: Step, size: int, clamped: int, sequence: int, loss: float) -> None:
+        self._counters = Counters(self._counters.samples + step.samples, self._counters.bytes + size)
+        confirmed = self._outbox.confirmed[1] if self._outbox.confirmed[0] == round else 0
+        self._link.update(round=round, confirmed=confirmed, samples=self._counters.samples, bytes=self._counters.bytes, loss=loss)
+        self._emit(
+            FeaturesPublished(
+                client=self._id, round=round, sequence=sequence, samples=step.samples, bytes=size, loss=step.loss, clamped=clamped
+            )
+        )
+
+    def _publish(self, round: int, sequence: int, message: Message) -> int:
+        """Send a data message within both bounds, unless it is durable already; return its bytes."""
+        limit = self._settings.transport.message_limit
+        frames = codec.split(message, self._id, self._incarnation, round, sequence, limit)
+        size = sum(map(len, frames))
+        self._turn(0)
+        if (round, sequence) < self._window.durable:
+            return size
+        self._wait_for_room(size)
+        self._window.publish((round, sequence), size)
+        for frame in frames:
+            while self._outbox.full:
+                self._turn(WAIT_SECONDS)
+            self._outbox.send(round, sequence, frame)
+        return size
+
+    def _wait_for_room(self, size: int) -> None:
+        said = False
+        while not self._window.has_room(size):
+            if not said:
+                self._emit(Waiting(role=self._id, what="the servers to catch up"))
+                said = True
+            self._turn(WAIT_SECONDS)
+
+    def _turn(self, timeout: float) -> None:
+        """Hear what has come in. Raises Stopped or _Rewind where that ends what is being done."""
+        self._mailbox.handle(timeout)
+        self._outbox.turn()
+        if self._stop.is_set():
+            raise Stopped
+        if self._given_up:
+            raise _Rejoin
+        if self._rewind:
+            raise _Rewind
+
+    def _hear(self, message: Message) -> None:
+        if isinstance(message, Refusal):
+            self._given_up = message.reason
+        elif isinstance(message, Acknowledgement) and message.incarnation == self._incarnation:
+            position = (message.round, message.sequence)
+            self._window.now_durable(position)
+            if message.resend and self._is_lost(position):
+                self._rewind = position
+        elif isinstance(message, Target):
+            self._aim(message)
+
+    def _is_lost(self, position: tuple[int, int]) -> bool:
+        """Return whether what a worker waits for was sent, and is not on its way any more."""
+        closed = self._target.closed if self._target else 0
+        return self._outbox.empty and closed < position[0] and position < self._window.sent
+
+    def _aim(self, target: Target) -> None:
+        if target.incarnation > self._incarnation:
+            raise SettingsError(f"client {self._id}: another process has joined under this id")
+        old = self._target
+        if target.incarnation < self._incarnation or (old and (target.closed, target.round) < (old.closed, old.round)):
+            return
+        self._target = target
+        self._window.now_durable((target.durable_round, target.durable_sequence))
+        self._window.now_durable((target.closed + 1, 0))
+        self._state.forget(target.closed)
+        self._scores = {scored: score for scored, score in self._scores.items() if scored > target.recorded}
+        self._link.update(scores=tuple(self._scores.values()))

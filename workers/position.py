@@ -1,0 +1,103 @@
+"""How far a stream is: in memory, where training is, and durably, where the store is."""
+
+from typing import Literal
+
+from broker.messages import EndOfRound
+from coordinator.store.interface import BlobRef
+from coordinator.store.records import ClientProgress, Hole, StreamPlan, StreamRecord, Tallies
+from learning.halves import Step
+from workers.features import FIRST_DIGEST
+
+
+class Position:
+    """A stream's progress by client; ``record`` is what a checkpoint writes of it."""
+
+    def __init__(self, plan: StreamPlan, record: StreamRecord) -> None:
+        self._record = record
+        self._clients = {
+            client.id: record.clients.get(client.id) or ClientProgress(incarnation=client.incarnation, cut=client.cut)
+            for client in plan.clients
+        }
+        self._durable = {client: progress.sequence for client, progress in self._clients.items()}
+        self._halves = dict(record.halves)
+        self.unsaved = False
+
+    def of(self, client: str) -> ClientProgress:
+        """Return one client's progress."""
+        return self._clients[client]
+
+    def durable(self, client: str) -> int:
+        """Return the sequence before which everything of a client is in the store."""
+        return self._durable[client]
+
+    def now_durable(self, record: StreamRecord) -> None:
+        """A record is in the store."""
+        self._durable = {client: progress.sequence for client, progress in record.clients.items()}
+
+    def record(self, status: Literal["training", "committed"] = "training") -> StreamRecord:
+        """Return the document that holds this position; the saver adds the replica's blobs."""
+        return self._record.model_copy(update={"status": status, "clients": dict(self._clients), "halves": dict(self._halves)})
+
+    def trained(self, client: str, step: Step, size: int, said: bytes, digest: bytes) -> None:
+        """One batch has been trained.
+
+        said: the digest of its predecessors that it carried; one that differs from what was trained tells that the client
+        recomputed something differently. digest: over it and its predecessors.
+        """
+        self._move(
+            client,
+            Tallies(
+                samples=step.samples,
+                loss_sum=step.loss * step.samples,
+                correct=step.correct,
+                bytes=size,
+                divergent=int(self._diverges(client, said)),
+            ),
+            digest=digest.hex(),
+        )
+
+    def end(self, client: str, message: EndOfRound) -> None:
+        """The client's marker has arrived in its place."""
+        diverges = self._diverges(client, message.digest)
+        tallies = Tallies(
+            dropped_samples=message.dropped_samples,
+            client_samples=message.samples,
+            client_loss_sum=message.loss * message.samples,
+            divergent=int(diverges),
+        )
+        self._move(client, tallies, ended=True)
+
+    def close(self, client: str, reason: str) -> None:
+        """The client's round ends here, before its marker; what came before counts."""
+        self.unsaved = True
+        self._update(client, ended=True, closed=f"{reason} before sequence {self.of(client).sequence}")
+
+    def refused(self, client: str, sequence: int, reason: str) -> None:
+        """One sequence cannot be trained: it leaves a hole, and the position goes on."""
+        self._move(client, Tallies(refused=1), holes=[*self.of(client).holes, Hole(sequence=sequence, reason=reason)], digest="")
+
+    def count_refused(self, client: str) -> None:
+        """Something that has no place in the sequence was refused."""
+        self._update(client, tallies=self.of(client).tallies + Tallies(refused=1))
+
+    def add_duplicates(self, client: str, count: int) -> None:
+        """Duplicates were recognised and dropped."""
+        if count:
+            self._update(client, tallies=self.of(client).tallies + Tallies(duplicates=count))
+
+    def keep_half(self, client: str, ref: BlobRef) -> None:
+        """The client's half came with its marker."""
+        self._halves[client] = ref
+
+    def _diverges(self, client: str, said: bytes) -> bool:
+        progress = self.of(client)
+        known = bytes.fromhex(progress.digest) if progress.digest else (FIRST_DIGEST if progress.sequence == 0 else None)
+        return known is not None and known != said
+
+    def _move(self, client: str, tallies: Tallies, **changes: object) -> None:
+        progress = self.of(client)
+        self.unsaved = True
+        self._update(client, sequence=progress.sequence + 1, tallies=progress.tallies + tallies, **changes)
+
+    def _update(self, client: str, **changes: object) -> None:
+        self._clients[client] = self.of(client).model_copy(update=changes)

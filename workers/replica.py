@@ -1,0 +1,100 @@
+"""A stream's replica between store and memory: load it, and save it without standing still."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from broker.events import CheckpointSaved, Emit
+from coordinator.store.interface import BlobRef
+from coordinator.store.ledger import Claim, Ledger
+from coordinator.store.records import StreamRecord, VersionRecord, stream_key
+from learning.halves import ServerHalf
+from learning.layers import Network
+from learning.settings import TrainingSettings
+from learning.tensors import State, pack, unpack
+
+
+def load_layers(half: ServerHalf, ledger: Ledger, layers: dict[int, BlobRef]) -> None:
+    """Give a server half the layers that it has from blobs; raise TensorError or MissingBlob if one is not right."""
+    for number in half.numbers:
+        half.load_state_of(f"layer{number}", unpack(ledger.store.get_blob(layers[number])))
+
+
+def load_replica(
+    network: Network, training: TrainingSettings, ledger: Ledger, start: VersionRecord, record: StreamRecord
+) -> ServerHalf:
+    """Return a stream's replica as of its last checkpoint, or as the round starts."""
+    first = min(progress.cut for progress in record.clients.values()) + 1
+    half = ServerHalf(network, first, training)
+    load_layers(half, ledger, record.layers or start.layers_of(record.stream))
+    optimizer = record.optimizer if record.layers else start.optimizers.get(record.stream)
+    if optimizer is not None:
+        half.load_optimizer_state(unpack(ledger.store.get_blob(optimizer)))
+    half.begin_round(record.round)
+    return half
+
+
+class Saver:
+    """Writes checkpoints from clones on its own thread, one at a time, and the commit at the end."""
+
+    def __init__(self, ledger: Ledger, claim: Claim, emit: Emit) -> None:
+        self.claim = claim
+        self._ledger = ledger
+        self._emit = emit
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="saver")
+        self._future: Future[StreamRecord] | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a checkpoint is under way."""
+        return self._future is not None
+
+    @property
+    def record(self) -> StreamRecord:
+        """The stream as it was last written."""
+        return self.claim.kept.record
+
+    def start(self, half: ServerHalf, record: StreamRecord, done: Callable[["Future[StreamRecord]"], None]) -> None:
+        """Begin to save a replica with its position. ``done`` is called on the saver's thread."""
+        layers, optimizer = _clone(half)
+        self._future = self._pool.submit(self._save, layers, optimizer, record)
+        self._future.add_done_callback(done)
+
+    def finish(self, future: "Future[StreamRecord]") -> StreamRecord:
+        """Take the outcome of a checkpoint; raise what it raised, LeaseLost or another StoreError."""
+        if future is self._future:
+            self._future = None
+        return future.result()
+
+    def commit(self, half: ServerHalf, record: StreamRecord) -> StreamRecord:
+        """Save the replica and wait; return the record as written. Raises what ``start`` and ``finish`` raise."""
+        if self._future is not None:
+            self.finish(self._future)
+        return self._save(*_clone(half), record)
+
+    def close(self) -> None:
+        """Wait for what is under way."""
+        self._pool.shutdown(wait=True)
+
+    def _save(self, layers: dict[int, State], optimizer: State, record: StreamRecord) -> StreamRecord:
+        began = time.monotonic()
+        values = [pack(state) for state in layers.values()]
+        values.append(pack(optimizer))
+        scope = stream_key(record.round, record.stream)
+        refs = self._ledger.store.put_blobs(scope, values)
+        saved = record.model_copy(update={"layers": dict(zip(layers, refs[:-1], strict=True)), "optimizer": refs[-1]})
+        superseded = self.claim.kept.record.blobs() - saved.blobs()
+        self.claim = self._ledger.advance(self.claim, saved)
+        self._ledger.store.drop_blobs(superseded)
+        size = sum(map(len, values))
+        self._emit(CheckpointSaved(round=record.round, stream=record.stream, bytes=size, seconds=time.monotonic() - began))
+        return saved
+
+
+def _clone(half: ServerHalf) -> tuple[dict[int, State], State]:
+    layers = {number: _copy(half.state_of(f"layer{number}")) for number in half.numbers}
+    return layers, _copy(half.optimizer_state())
+
+
+def _copy(state: State) -> State:
+    return {name: tensor.detach().clone() for name, tensor in state.items()}

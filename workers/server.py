@@ -1,0 +1,149 @@
+"""The server worker: claims streams, trains and commits them, and answers inference requests all the while."""
+
+import contextlib
+import threading
+import time
+from typing import Final
+
+from broker import topology
+from broker.dead_letters import DeadLetters
+from broker.errors import BrokerUnavailable, UnknownQueue
+from broker.events import Emit, StreamClaimed, StreamLost, Waiting
+from broker.mailbox import Mailbox
+from broker.transport import Delivery, Reopened, Transport
+from coordinator.errors import LeaseLost, MissingBlob, StoreUnavailable
+from coordinator.store.interface import Store
+from coordinator.store.lease_keeper import LeaseKeeper
+from coordinator.store.ledger import Claim, Ledger
+from coordinator.store.records import RoundRecord, RunRecord, RunState, StreamPlan
+from learning.layers import build_network
+from workers.context import Released, Stopped, WorkerContext
+from workers.inference import InferenceService
+from workers.run_settings import RunSettings
+from workers.stream import StreamWorker
+
+LOOK_SECONDS: Final = 1.0  # between two looks at the store while there is nothing to do
+
+
+class ServerWorker:
+    """One member of the pool. It holds one stream at a time: its memory does not grow with the number of clients."""
+
+    def __init__(self, name: str, run: str, store: Store, transport: Transport, emit: Emit) -> None:
+        self._name = name
+        self._run_name = run
+        self._ledger = Ledger(store)
+        self._transport = transport
+        self._emit = emit
+        self._stop = threading.Event()
+        self._mailbox = Mailbox()
+        self._released = ""
+
+    def stop(self) -> None:
+        """Ask the worker to stop; it gives back what it holds. May be called from any thread or signal handler."""
+        self._stop.set()
+        self._mailbox.post(lambda: None)
+
+    def run(self) -> None:
+        """Work until the run is over or the worker is asked to stop."""
+        record = self._wait_for_run()
+        if record is None:
+            return
+        context = self._context(record)
+        inference = InferenceService(context)
+        try:
+            while not self._stop.is_set() and self._look(context, inference):
+                pass
+        finally:
+            inference.close()
+            context.keeper.close()
+
+    def _wait_for_run(self) -> RunRecord | None:
+        said = False
+        while not self._stop.is_set():
+            record = self._ledger.run()
+            if record is not None:
+                return record
+            if not said:
+                self._emit(Waiting(role=self._name, what=f"run {self._run_name!r} to be created by a coordinator"))
+                said = True
+            self._stop.wait(LOOK_SECONDS)
+        return None
+
+    def _context(self, record: RunRecord) -> WorkerContext:
+        settings = RunSettings.from_json(record.experiment)
+        for queue in (topology.dead(settings.run), topology.offers(settings.run), topology.coordinator(settings.run)):
+            self._transport.declare(queue)
+        self._offers = self._transport.subscribe(topology.offers(settings.run).name, 1, self._mailbox.sink(self._offered))
+        return WorkerContext(
+            name=self._name,
+            settings=settings,
+            network=build_network(settings.model, record.sample_shape, record.classes, settings.training.seed),
+            ledger=self._ledger,
+            transport=self._transport,
+            mailbox=self._mailbox,
+            keeper=LeaseKeeper(self._ledger),
+            dead=DeadLetters(self._transport, settings.run, self._mailbox, self._emit),
+            emit=self._emit,
+            stop=self._stop,
+        )
+
+    def _offered(self, item: Delivery | Reopened) -> None:
+        if isinstance(item, Delivery):  # being awake is all that an offer is for
+            self._offers.ack([item])
+
+    def _look(self, context: WorkerContext, inference: InferenceService) -> bool:
+        """Do what there is to do; return False when the run is over."""
+        try:
+            state = self._ledger.state().record
+            if state.phase in ("finished", "failed"):
+                return False
+            inference.serve_waiting()
+            found = self._claim(context, state)
+            if found is not None:
+                self._train(context, inference, *found)
+            elif not inference.waiting:
+                self._mailbox.handle(LOOK_SECONDS)
+        except (BrokerUnavailable, StoreUnavailable) as error:
+            self._emit(Waiting(role=self._name, what=str(error)))
+            self._stop.wait(LOOK_SECONDS)
+        return True
+
+    def _claim(self, context: WorkerContext, state: RunState) -> tuple[Claim, StreamPlan, float] | None:
+        kept = self._ledger.round(state.round) if state.phase == "training" else None
+        if kept is None or kept.record.phase != "open":
+            return None
+        for plan in self._unfinished(kept.record):
+            asked = time.monotonic()
+            claim = self._ledger.claim(state.round, plan.id, self._name, context.settings.transport.lease_seconds)
+            if claim is not None:
+                return claim, plan, asked
+        return None
+
+    def _unfinished(self, round: RoundRecord) -> list[StreamPlan]:
+        """Return the streams still to be trained, the one that was given back last at the end."""
+        return sorted(self._ledger.unfinished(round), key=lambda plan: plan.id == self._released)
+
+    def _train(self, context: WorkerContext, inference: InferenceService, claim: Claim, plan: StreamPlan, asked: float) -> None:
+        record = claim.kept.record
+        context.keeper.keep(claim.lease, asked)
+        trained = sum(progress.sequence for progress in record.clients.values())
+        self._emit(StreamClaimed(worker=self._name, round=record.round, stream=plan.id, epoch=claim.lease.epoch, trained=trained))
+        try:
+            start = self._ledger.version(record.round - 1)
+            if start is None:  # the round was closed meanwhile
+                return
+            StreamWorker(context, inference, plan, start.record, claim).run()
+        except (LeaseLost, UnknownQueue) as error:
+            self._emit(StreamLost(worker=self._name, round=record.round, stream=plan.id, reason=str(error)))
+        except MissingBlob as error:
+            if self._ledger.store.renew(claim.lease):
+                raise
+            self._emit(StreamLost(worker=self._name, round=record.round, stream=plan.id, reason=str(error)))
+        except Released:
+            self._released = plan.id
+        except Stopped:
+            return
+        finally:
+            context.keeper.let_go()
+            with contextlib.suppress(StoreUnavailable):  # it passes by itself
+                self._ledger.store.release(claim.lease)

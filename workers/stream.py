@@ -1,0 +1,263 @@
+"""The stream loop: consume the clients of a stream in order, train its replica, checkpoint, acknowledge, commit."""
+
+import time
+from collections import deque
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from broker import codec, topology
+from broker.errors import MalformedMessage
+from broker.events import BatchTrained, StreamCommitted, Waiting
+from broker.messages import Acknowledgement, Activations, EndOfRound, Frame, Notice
+from broker.transport import Delivery
+from coordinator.store.ledger import Claim
+from coordinator.store.records import (
+    ClientProgress,
+    StreamClient,
+    StreamPlan,
+    StreamRecord,
+    VersionRecord,
+    stream_key,
+    stream_lease,
+)
+from learning.errors import TensorError
+from workers.batches import check_activations, check_half
+from workers.context import Released, Stopped, WorkerContext
+from workers.features import next_digest
+from workers.inference import InferenceService
+from workers.intake import Intake
+from workers.position import Position
+from workers.replica import Saver, load_replica
+
+TICK = 0.5  # seconds between two looks at timers while nothing arrives
+STARVED_LONG = 5  # times starved_seconds, until a silent queue is looked into
+DRAIN_SECONDS = 1.0  # a client being given up is closed when its queue has been silent for this long
+
+
+@dataclass
+class _Timers:
+    """Times of ``time.monotonic`` at which something last happened."""
+
+    saved: float
+    arrived: float
+    asked: float = 0.0
+
+
+class StreamWorker:
+    """Trains one stream of a round, from its last durable position to its commit."""
+
+    def __init__(
+        self, context: WorkerContext, inference: InferenceService, plan: StreamPlan, start: VersionRecord, claim: Claim
+    ) -> None:
+        self._context = context
+        self._inference = inference
+        self._plan = plan
+        self._position = Position(plan, claim.kept.record.model_copy(update={"worker": context.name}))
+        self._saver = Saver(context.ledger, claim, context.emit)
+        self._round = claim.kept.record.round
+        self._half = load_replica(context.network, context.settings.training, context.ledger, start, self._position.record())
+        now = time.monotonic()
+        self._timers = _Timers(saved=now, arrived=now)
+        self._prefetch = context.settings.prefetch(context.network)
+        self._settling: deque[tuple[float, StreamRecord]] = deque()
+        self._intake: Intake | None = None
+        self._over = False
+
+    def run(self) -> None:
+        """Train until the stream is committed.
+
+        Raises LeaseLost if it becomes another's, Stopped if asked to stop, Released if it is idle while others wait.
+        """
+        try:
+            for client in self._plan.clients:
+                if not self._position.of(client.id).ended:
+                    self._train(client)
+            if self._saver.record.status != "committed":
+                self._commit()
+        finally:
+            self._over = True
+            self._saver.close()
+            del self._half  # worker, intake and sink refer to each other: the replica would wait for the garbage collector
+
+    def _train(self, client: StreamClient) -> None:
+        context = self._context
+        progress = self._position.of(client.id)
+        intake = Intake(client, self._round, progress.sequence, self._refuse_unplaced)
+        queue = topology.activations(context.settings.run, client.id, context.settings.transport)
+        context.transport.declare(queue)
+        self._intake = intake
+        intake.subscription = context.transport.subscribe(queue.name, self._prefetch, context.mailbox.sink(intake.receive))
+        self._timers.arrived = self._timers.asked = time.monotonic()
+        try:
+            while not self._position.of(client.id).ended:
+                self._turn(client, intake)
+            if client is self._plan.clients[-1]:
+                self._commit()
+                intake.settle(self._position.durable(client.id))
+        finally:
+            intake.subscription.close()
+            self._count_duplicates()
+
+    def _turn(self, client: StreamClient, intake: Intake) -> None:
+        context = self._context
+        context.keeper.turn()
+        if context.stop.is_set():
+            raise Stopped
+        context.mailbox.handle(0 if intake.ready() or self._inference.waiting else TICK)
+        self._settle(intake)
+        self._inference.serve_one()
+        frames = intake.next()
+        if frames is not None:
+            self._timers.arrived = time.monotonic()
+            self._take_effect(client, intake, frames)
+        elif context.keeper.closing(client.id, client.incarnation) and self._silent() > DRAIN_SECONDS:
+            self._position.close(client.id, "dropped out")
+        elif self._silent() > context.settings.transport.starved_seconds:
+            self._starved(client, intake)
+        if self._checkpoint_is_due(intake):
+            self._checkpoint()
+
+    def _silent(self) -> float:
+        return time.monotonic() - self._timers.arrived
+
+    def _take_effect(self, client: StreamClient, intake: Intake, frames: list[Frame]) -> None:
+        sequence = frames[0].sequence
+        size = sum(len(frame.body) for frame in frames)
+        try:
+            message = codec.join(frames, Activations, EndOfRound)
+            if isinstance(message, EndOfRound):
+                self._end(client, intake, message, frames)
+            elif isinstance(message, Activations):
+                self._step(client, message, sequence, size)
+        except (MalformedMessage, TensorError) as error:
+            self._refuse(client, intake, frames, f"round {self._round} sequence {sequence}: {error}")
+
+    def _step(self, client: StreamClient, message: Activations, sequence: int, size: int) -> None:
+        began = time.monotonic()
+        features, labels = check_activations(message, client.cut, self._context.network, self._context.settings.training)
+        step = self._half.step(features, labels, client.cut, (client.id, self._round, sequence))
+        self._position.trained(client.id, step, size, message.digest, next_digest(message.digest, message.features, message.labels))
+        self._context.emit(
+            BatchTrained(
+                round=self._round,
+                stream=self._plan.id,
+                client=client.id,
+                sequence=sequence,
+                samples=step.samples,
+                loss=step.loss,
+                seconds=time.monotonic() - began,
+            )
+        )
+
+    def _end(self, client: StreamClient, intake: Intake, message: EndOfRound, frames: list[Frame]) -> None:
+        if message.half is not None:
+            try:
+                check_half(message.half, self._context.network, client.cut)
+            except TensorError as error:  # nothing comes after a marker: the round ends here, without it
+                self._refuse(client, intake, frames, f"round {self._round}, end of round: {error}")
+                self._position.close(client.id, "its end of round was refused")
+                return
+            ref = self._context.ledger.store.put_blobs(stream_key(self._round, self._plan.id), [message.half])[0]
+            self._position.keep_half(client.id, ref)
+        self._position.end(client.id, message)
+
+    def _refuse(self, client: StreamClient, intake: Intake, frames: list[Frame], reason: str) -> None:
+        sequence = frames[0].sequence
+        self._position.refused(client.id, sequence, reason)
+        for delivery in intake.bodies(sequence):
+            intake.block(sequence)
+            self._context.dead.refuse(delivery, frames[0], reason, lambda: intake.unblock(sequence))
+
+    def _refuse_unplaced(self, intake: Intake, delivery: Delivery, frame: Frame | None, reason: str) -> None:
+        self._position.count_refused(intake.client.id)
+        self._context.dead.refuse(delivery, frame, reason, lambda: intake.ack_refused(delivery))
+
+    def _starved(self, client: StreamClient, intake: Intake) -> None:
+        """Nothing has come for a while: let another stream go first, or look for what may be lost."""
+        now = time.monotonic()
+        if now - self._timers.asked < STARVED_LONG * self._context.settings.transport.starved_seconds:
+            return
+        self._timers.asked = now
+        if not self._position.unsaved and not self._saver.busy and self._others_wait():
+            raise Released
+        self._context.emit(
+            Waiting(role=self._context.name, what=f"client {client.id}, round {self._round} sequence {intake.expected}")
+        )
+        self._acknowledge(client, resend=True)
+        if intake.subscription is not None:  # a queue that was deleted and declared again may have forgotten its consumer
+            intake.subscription.reopen()
+
+    def _others_wait(self) -> bool:
+        ledger = self._context.ledger
+        kept = ledger.round(self._round)
+        if kept is None:
+            return False
+        return any(ledger.store.holder(stream_lease(plan.id)) is None for plan in ledger.unfinished(kept.record))
+
+    def _checkpoint_is_due(self, intake: Intake) -> bool:
+        settings = self._context.settings.transport
+        if self._saver.busy or not self._position.unsaved:
+            return False
+        return (
+            intake.unsettled_bytes >= settings.held_bytes // 2
+            or intake.unsettled >= self._prefetch // 2
+            or time.monotonic() - self._timers.saved >= settings.checkpoint_seconds
+            or self._silent() >= settings.starved_seconds
+        )
+
+    def _checkpoint(self) -> None:
+        self._count_duplicates()
+        record = self._position.record()
+        self._position.unsaved = False
+        self._timers.saved = time.monotonic()
+
+        def done(future: "Future[StreamRecord]") -> None:
+            self._context.mailbox.post(lambda: self._saved(future))
+
+        self._saver.start(self._half, record, done)
+
+    def _saved(self, future: "Future[StreamRecord]") -> None:
+        if self._over:  # the saver ended after the stream did
+            return
+        record = self._saver.finish(future)
+        self._settling.append((time.monotonic() + self._context.settings.transport.store_loss_window, record))
+
+    def _settle(self, intake: Intake) -> None:
+        """Acknowledge what has been in the store for so long that the store cannot lose it."""
+        while self._settling and self._settling[0][0] <= time.monotonic():
+            self._position.now_durable(self._settling.popleft()[1])
+            intake.settle(self._position.durable(intake.client.id))
+            self._acknowledge(intake.client)
+
+    def _commit(self) -> None:
+        context = self._context
+        context.keeper.turn()
+        self._count_duplicates()
+        record = self._saver.commit(self._half, self._position.record(status="committed"))
+        context.mailbox.handle_until(lambda: False, context.settings.transport.store_loss_window)
+        self._position.now_durable(record)
+        for client in self._plan.clients:
+            self._acknowledge(client)
+        context.transport.publish(topology.coordinator(context.settings.run).name, codec.encode(Notice(round=self._round)))
+        context.emit(
+            StreamCommitted(worker=context.name, round=self._round, stream=self._plan.id, samples=record.tallies().samples)
+        )
+
+    def _count_duplicates(self) -> None:
+        if self._intake is not None:
+            self._position.add_duplicates(self._intake.client.id, self._intake.take_duplicates())
+
+    def _acknowledge(self, client: StreamClient, *, resend: bool = False) -> None:
+        progress: ClientProgress = self._position.of(client.id)
+        tallies = progress.tallies
+        message = Acknowledgement(
+            client=client.id,
+            incarnation=client.incarnation,
+            round=self._round,
+            sequence=self._position.durable(client.id),
+            loss=tallies.loss_sum / max(tallies.samples, 1),
+            correct=tallies.correct,
+            samples=tallies.samples,
+            resend=resend,
+        )
+        self._context.transport.publish(topology.inbox(self._context.settings.run, client.id).name, codec.encode(message))
