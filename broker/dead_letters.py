@@ -1,7 +1,10 @@
-"""What a worker refuses goes to the run's dead-letter queue with its reason."""
+"""What a role refuses goes to the run's dead-letter queue with its reason."""
 
 import hashlib
+import time
+from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from broker import topology
 from broker.codec import encode
@@ -10,20 +13,33 @@ from broker.mailbox import Mailbox
 from broker.messages import DeadLetter, Frame
 from broker.transport import Delivery, Settled, Transport
 
+RETRY_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class _Letter:
+    body: bytes
+    safe: Callable[[], None]
+
 
 class DeadLetters:
-    """Publishes dead letters; the caller acknowledges the delivery when one is safe."""
+    """Publishes dead letters until the broker has them; the caller acknowledges the delivery then.
+
+    Belongs to one thread; confirms come in through its mailbox.
+    """
 
     def __init__(self, transport: Transport, run: str, mailbox: Mailbox, emit: Emit) -> None:
         self._transport = transport
-        self._queue = topology.dead(run).name
+        self._queue = topology.dead(run)
         self._mailbox = mailbox
         self._emit = emit
+        self._failed: deque[tuple[float, _Letter]] = deque()  # with the time of the next try, in order
+        self.pending = 0  # letters that the broker does not have yet
 
     def refuse(self, delivery: Delivery, frame: Frame | None, reason: str, safe: Callable[[], None]) -> None:
         """Publish a delivery as a dead letter; ``safe`` is called on the role's thread when the broker has it.
 
-        If the broker does not take it, the delivery stays unacknowledged and comes again.
+        The same delivery refused twice gives two letters of one id.
         """
         letter = DeadLetter(
             id=hashlib.sha256(delivery.body).hexdigest()[:32],
@@ -36,11 +52,24 @@ class DeadLetters:
             body=delivery.body,
         )
         self._emit(MessageRefused(queue=delivery.queue, reason=reason))
-        self._publish(encode(letter), safe)
+        self.pending += 1
+        self._publish(_Letter(encode(letter), safe))
 
-    def _publish(self, body: bytes, safe: Callable[[], None]) -> None:
-        def settled(outcome: Settled) -> None:
-            if outcome is Settled.CONFIRMED:
-                self._mailbox.post(safe)
+    def turn(self) -> None:
+        """Publish again what the broker did not take, when it is time."""
+        while self._failed and self._failed[0][0] <= time.monotonic():
+            self._publish(self._failed.popleft()[1])
 
-        self._transport.publish(self._queue, body, settled)
+    def _publish(self, letter: _Letter) -> None:
+        self._transport.publish(
+            self._queue.name, letter.body, lambda outcome: self._mailbox.post(lambda: self._settled(letter, outcome))
+        )
+
+    def _settled(self, letter: _Letter, outcome: Settled) -> None:
+        if outcome is Settled.CONFIRMED:
+            self.pending -= 1
+            letter.safe()
+            return
+        self._failed.append((time.monotonic() + RETRY_SECONDS, letter))
+        if outcome is Settled.UNROUTABLE:
+            self._transport.declare(self._queue)

@@ -171,6 +171,7 @@ class Coordinator:
         """Look at the run and do what is due; return whether it is over."""
         try:
             self._mailbox.handle(TICK)
+            self._reception.turn()
             state = self._ledger.state()
             self._results.write(state.record)
             if state.record.phase == "finished":

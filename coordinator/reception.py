@@ -49,6 +49,10 @@ class Reception:
         self._subscription = self._transport.subscribe(topology.coordinator(run).name, 1000, self._mailbox.sink(self._receive))
         self._members.listening_again()
 
+    def turn(self) -> None:
+        """Send again what has to be, when it is time."""
+        self._dead.turn()
+
     def close(self) -> None:
         """Stop listening."""
         if self._subscription is not None:

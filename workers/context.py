@@ -10,6 +10,7 @@ from broker.transport import Transport
 from coordinator.store.lease_keeper import LeaseKeeper
 from coordinator.store.ledger import Ledger
 from learning.layers import Network
+from workers.replica import ReplicaCache
 from workers.run_settings import RunSettings
 
 
@@ -33,5 +34,6 @@ class WorkerContext:
     mailbox: Mailbox
     keeper: LeaseKeeper
     dead: DeadLetters
+    cache: ReplicaCache
     emit: Emit
     stop: threading.Event

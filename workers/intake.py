@@ -11,6 +11,7 @@ from broker.transport import Delivery, Reopened, Subscription
 from coordinator.store.records import StreamClient
 
 Refuse = Callable[["Intake", Delivery, Frame | None, str], None]
+Again = Callable[["Intake", Delivery, Frame], None]
 
 
 @dataclass
@@ -24,10 +25,11 @@ class _Parked:
 class Intake:
     """Orders one client's frames by sequence. Redelivery order is not trusted.
 
-    refuse: called with what cannot be placed at all; it must end in ``ack_refused``.
+    refuse: called with what cannot be placed at all; it must end in ``ack_refused``. again: called with every duplicate, before
+    it is settled.
     """
 
-    def __init__(self, client: StreamClient, round: int, expected: int, refuse: Refuse) -> None:
+    def __init__(self, client: StreamClient, round: int, expected: int, refuse: Refuse, again: Again) -> None:
         self.client = client
         self.expected = expected  # the sequence to be trained next
         self._duplicates = 0
@@ -35,6 +37,7 @@ class Intake:
         self._round = round
         self._durable = expected
         self._refuse = refuse
+        self._again = again
         self._parked: dict[int, _Parked] = {}
         self._held: dict[int, list[Delivery]] = {}  # by sequence: what is not acknowledged yet
         self._blocked: Counter[int] = Counter()  # by sequence: dead letters that are not safe yet
@@ -98,9 +101,12 @@ class Intake:
         """Return the deliveries held for a sequence."""
         return list(self._held.get(sequence, ()))
 
-    def ack_refused(self, delivery: Delivery) -> None:
-        """Acknowledge what became a dead letter and has no place in the sequence."""
-        self._ack([delivery])
+    def ack_refused(self, delivery: Delivery) -> bool:
+        """Acknowledge what became a dead letter and has no place in the sequence; False if it will come again."""
+        current = delivery.generation == self._generation
+        if current:
+            self._ack([delivery])
+        return current
 
     def _place(self, delivery: Delivery) -> None:
         try:
@@ -124,6 +130,7 @@ class Intake:
         if frame.sequence < self.expected:
             self._duplicates += 1
             self._count([delivery], 1)
+            self._again(self, delivery, frame)
             self.settle(self._durable)
             return
         parked = self._parked.setdefault(frame.sequence, _Parked(frame.parts))

@@ -78,7 +78,12 @@ class Position:
 
     def count_refused(self, client: str) -> None:
         """Something that has no place in the sequence was refused."""
+        self.unsaved = True
         self._update(client, tallies=self.of(client).tallies + Tallies(refused=1))
+
+    def hole(self, client: str, sequence: int) -> str | None:
+        """Return why a sequence was refused, None if it was not."""
+        return next((hole.reason for hole in self.of(client).holes if hole.sequence == sequence), None)
 
     def add_duplicates(self, client: str, count: int) -> None:
         """Duplicates were recognised and dropped."""

@@ -1,6 +1,7 @@
 """A stream's replica between store and memory: load it, and save it without standing still."""
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -20,16 +21,50 @@ def load_layers(half: ServerHalf, ledger: Ledger, layers: dict[int, BlobRef]) ->
         half.load_state_of(f"layer{number}", unpack(ledger.store.get_blob(layers[number])))
 
 
+class ReplicaCache:
+    """What a worker is likely to load next, so that it need not be read again: the layers that the streams of a round start
+    from, and the optimizer states of the streams that it committed last. Bounded by the network, not by the clients.
+    """
+
+    def __init__(self, streams: int = 2) -> None:
+        self._layers: dict[int, tuple[BlobRef, State]] = {}
+        self._optimizers: OrderedDict[str, tuple[BlobRef, State]] = OrderedDict()
+        self._streams = streams
+
+    def layer(self, ledger: Ledger, number: int, ref: BlobRef) -> State:
+        """Return a layer's state; the caller must not change it."""
+        known = self._layers.get(number)
+        if known is None or known[0] != ref:
+            known = self._layers[number] = (ref, unpack(ledger.store.get_blob(ref)))
+        return known[1]
+
+    def optimizer(self, ledger: Ledger, stream: str, ref: BlobRef) -> State:
+        """Return a stream's optimizer state; the caller must not change it."""
+        known = self._optimizers.pop(stream, None)
+        return known[1] if known and known[0] == ref else unpack(ledger.store.get_blob(ref))
+
+    def keep(self, stream: str, ref: BlobRef, state: State) -> None:
+        """Remember the optimizer state that a stream was committed with."""
+        self._optimizers[stream] = ref, state
+        while len(self._optimizers) > self._streams:
+            self._optimizers.popitem(last=False)
+
+    def __contains__(self, stream: str) -> bool:
+        return stream in self._optimizers
+
+
 def load_replica(
-    network: Network, training: TrainingSettings, ledger: Ledger, start: VersionRecord, record: StreamRecord
+    network: Network, training: TrainingSettings, ledger: Ledger, start: VersionRecord, record: StreamRecord, cache: ReplicaCache
 ) -> ServerHalf:
     """Return a stream's replica as of its last checkpoint, or as the round starts."""
     first = min(progress.cut for progress in record.clients.values()) + 1
     half = ServerHalf(network, first, training)
-    load_layers(half, ledger, record.layers or start.layers_of(record.stream))
+    layers = record.layers or start.layers_of(record.stream)
+    for number in half.numbers:
+        half.load_state_of(f"layer{number}", cache.layer(ledger, number, layers[number]))
     optimizer = record.optimizer if record.layers else start.optimizers.get(record.stream)
     if optimizer is not None:
-        half.load_optimizer_state(unpack(ledger.store.get_blob(optimizer)))
+        half.load_optimizer_state(cache.optimizer(ledger, record.stream, optimizer))
     half.begin_round(record.round)
     return half
 
@@ -37,9 +72,10 @@ def load_replica(
 class Saver:
     """Writes checkpoints from clones on its own thread, one at a time, and the commit at the end."""
 
-    def __init__(self, ledger: Ledger, claim: Claim, emit: Emit) -> None:
+    def __init__(self, ledger: Ledger, claim: Claim, cache: ReplicaCache, emit: Emit) -> None:
         self.claim = claim
         self._ledger = ledger
+        self._cache = cache
         self._emit = emit
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="saver")
         self._future: Future[StreamRecord] | None = None
@@ -70,7 +106,11 @@ class Saver:
         """Save the replica and wait; return the record as written. Raises what ``start`` and ``finish`` raise."""
         if self._future is not None:
             self.finish(self._future)
-        return self._save(*_clone(half), record)
+        layers, optimizer = _clone(half)
+        saved = self._save(layers, optimizer, record)
+        if saved.optimizer is not None:
+            self._cache.keep(saved.stream, saved.optimizer, optimizer)
+        return saved
 
     def close(self) -> None:
         """Wait for what is under way."""

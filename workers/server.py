@@ -19,6 +19,7 @@ from coordinator.store.records import RoundRecord, RunRecord, RunState, StreamPl
 from learning.layers import build_network
 from workers.context import Released, Stopped, WorkerContext
 from workers.inference import InferenceService
+from workers.replica import ReplicaCache
 from workers.run_settings import RunSettings
 from workers.stream import StreamWorker
 
@@ -83,6 +84,7 @@ class ServerWorker:
             mailbox=self._mailbox,
             keeper=LeaseKeeper(self._ledger),
             dead=DeadLetters(self._transport, settings.run, self._mailbox, self._emit),
+            cache=ReplicaCache(),
             emit=self._emit,
             stop=self._stop,
         )
@@ -97,6 +99,7 @@ class ServerWorker:
             state = self._ledger.state().record
             if state.phase in ("finished", "failed"):
                 return False
+            context.dead.turn()
             inference.serve_waiting()
             found = self._claim(context, state)
             if found is not None:
@@ -112,16 +115,16 @@ class ServerWorker:
         kept = self._ledger.round(state.round) if state.phase == "training" else None
         if kept is None or kept.record.phase != "open":
             return None
-        for plan in self._unfinished(kept.record):
+        for plan in self._unfinished(context, kept.record):
             asked = time.monotonic()
             claim = self._ledger.claim(state.round, plan.id, self._name, context.settings.transport.lease_seconds)
             if claim is not None:
                 return claim, plan, asked
         return None
 
-    def _unfinished(self, round: RoundRecord) -> list[StreamPlan]:
-        """Return the streams still to be trained, the one that was given back last at the end."""
-        return sorted(self._ledger.unfinished(round), key=lambda plan: plan.id == self._released)
+    def _unfinished(self, context: WorkerContext, round: RoundRecord) -> list[StreamPlan]:
+        """Return the streams still to be trained: first those whose state is here, last the one that was given back last."""
+        return sorted(self._ledger.unfinished(round), key=lambda plan: (plan.id == self._released, plan.id not in context.cache))
 
     def _train(self, context: WorkerContext, inference: InferenceService, claim: Claim, plan: StreamPlan, asked: float) -> None:
         record = claim.kept.record

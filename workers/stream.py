@@ -53,9 +53,11 @@ class StreamWorker:
         self._inference = inference
         self._plan = plan
         self._position = Position(plan, claim.kept.record.model_copy(update={"worker": context.name}))
-        self._saver = Saver(context.ledger, claim, context.emit)
+        self._saver = Saver(context.ledger, claim, context.cache, context.emit)
         self._round = claim.kept.record.round
-        self._half = load_replica(context.network, context.settings.training, context.ledger, start, self._position.record())
+        self._half = load_replica(
+            context.network, context.settings.training, context.ledger, start, self._position.record(), context.cache
+        )
         now = time.monotonic()
         self._timers = _Timers(saved=now, arrived=now)
         self._prefetch = context.settings.prefetch(context.network)
@@ -82,7 +84,7 @@ class StreamWorker:
     def _train(self, client: StreamClient) -> None:
         context = self._context
         progress = self._position.of(client.id)
-        intake = Intake(client, self._round, progress.sequence, self._refuse_unplaced)
+        intake = Intake(client, self._round, progress.sequence, self._refuse_unplaced, self._refuse_again)
         queue = topology.activations(context.settings.run, client.id, context.settings.transport)
         context.transport.declare(queue)
         self._intake = intake
@@ -100,9 +102,7 @@ class StreamWorker:
 
     def _turn(self, client: StreamClient, intake: Intake) -> None:
         context = self._context
-        context.keeper.turn()
-        if context.stop.is_set():
-            raise Stopped
+        self._mind()
         context.mailbox.handle(0 if intake.ready() or self._inference.waiting else TICK)
         self._settle(intake)
         self._inference.serve_one()
@@ -116,6 +116,13 @@ class StreamWorker:
             self._starved(client, intake)
         if self._checkpoint_is_due(intake):
             self._checkpoint()
+
+    def _mind(self) -> None:
+        """Do what every turn begins with. Raises LeaseLost or Stopped."""
+        self._context.keeper.turn()
+        self._context.dead.turn()
+        if self._context.stop.is_set():
+            raise Stopped
 
     def _silent(self) -> float:
         return time.monotonic() - self._timers.arrived
@@ -168,9 +175,21 @@ class StreamWorker:
             intake.block(sequence)
             self._context.dead.refuse(delivery, frames[0], reason, lambda: intake.unblock(sequence))
 
+    def _refuse_again(self, intake: Intake, delivery: Delivery, frame: Frame) -> None:
+        """Something comes again whose dead letter may have been lost with the worker that refused it."""
+        reason = self._position.hole(intake.client.id, frame.sequence)
+        if reason is not None:
+            intake.block(frame.sequence)
+            self._context.dead.refuse(delivery, frame, reason, lambda: intake.unblock(frame.sequence))
+
     def _refuse_unplaced(self, intake: Intake, delivery: Delivery, frame: Frame | None, reason: str) -> None:
-        self._position.count_refused(intake.client.id)
-        self._context.dead.refuse(delivery, frame, reason, lambda: intake.ack_refused(delivery))
+        """Counted when it is safe: until then it comes again with every new channel."""
+
+        def safe() -> None:
+            if intake.ack_refused(delivery):
+                self._position.count_refused(intake.client.id)
+
+        self._context.dead.refuse(delivery, frame, reason, safe)
 
     def _starved(self, client: StreamClient, intake: Intake) -> None:
         """Nothing has come for a while: let another stream go first, or look for what may be lost."""
@@ -231,6 +250,9 @@ class StreamWorker:
 
     def _commit(self) -> None:
         context = self._context
+        while context.dead.pending:  # what is refused and not safe would be refused again in the next round
+            self._mind()
+            context.mailbox.handle(TICK)
         context.keeper.turn()
         self._count_duplicates()
         record = self._saver.commit(self._half, self._position.record(status="committed"))

@@ -63,7 +63,7 @@ def intake_on(queue: Queue, expected: int = 0) -> tuple[Intake, list[str]]:
         reasons.append(reason)
         intake.ack_refused(delivery)
 
-    intake = Intake(CLIENT, ROUND, expected, refuse)
+    intake = Intake(CLIENT, ROUND, expected, refuse, lambda *_: None)
     intake.subscription = queue
     return intake, reasons
 
