@@ -115,7 +115,7 @@ def experiment_of(scale: Scale) -> Experiment:
     )
     resolved = resolve(experiment, torch.cuda.is_available())
     values = math.prod(prepare(resolved).network.feature_shape(CUT)) * scale.batch_size
-    ahead = (scale.batches + 1) * values * ITEM_SIZES[str(resolved.transport.wire_dtype)]
+    ahead = (2 * scale.batches + 3) * values * ITEM_SIZES[str(resolved.transport.wire_dtype)] // 2  # half a message for the markers
     transport = resolved.transport.model_copy(update={"run_ahead_bytes": ahead})
     return resolved.model_copy(update={"transport": transport})
 

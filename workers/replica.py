@@ -79,6 +79,7 @@ class Saver:
         self._emit = emit
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="saver")
         self._future: Future[StreamRecord] | None = None
+        self.seconds = 0.0  # that the last checkpoint took
 
     @property
     def busy(self) -> bool:
@@ -127,7 +128,8 @@ class Saver:
         self.claim = self._ledger.advance(self.claim, saved)
         self._ledger.store.drop_blobs(superseded)
         size = sum(map(len, values))
-        self._emit(CheckpointSaved(round=record.round, stream=record.stream, bytes=size, seconds=time.monotonic() - began))
+        self.seconds = time.monotonic() - began
+        self._emit(CheckpointSaved(round=record.round, stream=record.stream, bytes=size, seconds=self.seconds))
         return saved
 
 

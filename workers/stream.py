@@ -31,6 +31,7 @@ from workers.replica import Saver, load_replica
 
 TICK = 0.5  # seconds between two looks at timers while nothing arrives
 STARVED_LONG = 5  # times starved_seconds, until a silent queue is looked into
+SAVING_SHARE = 0.03  # of the time may go into checkpoints that only silence asks for
 DRAIN_SECONDS = 1.0  # a client being given up is closed when its queue has been silent for this long
 
 
@@ -61,6 +62,8 @@ class StreamWorker:
         now = time.monotonic()
         self._timers = _Timers(saved=now, arrived=now)
         self._prefetch = context.settings.prefetch(context.network)
+        self._largest = context.settings.largest_message(context.network)
+        self._leaving = False
         self._settling: deque[tuple[float, StreamRecord]] = deque()
         self._intake: Intake | None = None
         self._over = False
@@ -116,6 +119,8 @@ class StreamWorker:
             self._starved(client, intake)
         if self._checkpoint_is_due(intake):
             self._checkpoint()
+        if self._leaving and not self._position.unsaved and not self._saver.busy:
+            raise Released
 
     def _mind(self) -> None:
         """Do what every turn begins with. Raises LeaseLost or Stopped."""
@@ -197,8 +202,9 @@ class StreamWorker:
         if now - self._timers.asked < STARVED_LONG * self._context.settings.transport.starved_seconds:
             return
         self._timers.asked = now
-        if not self._position.unsaved and not self._saver.busy and self._others_wait():
-            raise Released
+        if self._others_wait():
+            self._leaving = True
+            return
         self._context.emit(
             Waiting(role=self._context.name, what=f"client {client.id}, round {self._round} sequence {intake.expected}")
         )
@@ -217,11 +223,14 @@ class StreamWorker:
         settings = self._context.settings.transport
         if self._saver.busy or not self._position.unsaved:
             return False
+        most = min(settings.held_bytes // 2, settings.run_ahead_bytes - self._largest)  # beyond, the client itself has to wait
+        since = time.monotonic() - self._timers.saved
         return (
-            intake.unsettled_bytes >= settings.held_bytes // 2
+            self._leaving
+            or intake.unsettled_bytes > most
             or intake.unsettled >= self._prefetch // 2
-            or time.monotonic() - self._timers.saved >= settings.checkpoint_seconds
-            or self._silent() >= settings.starved_seconds
+            or since >= settings.checkpoint_seconds
+            or (self._silent() >= settings.starved_seconds and since * SAVING_SHARE >= self._saver.seconds)
         )
 
     def _checkpoint(self) -> None:

@@ -40,7 +40,7 @@ from coordinator.store.interface import (
     check_transaction,
 )
 
-CHUNK = 4 * 2**20  # bytes; Redis serves others between two of them
+CHUNK = 2**20  # bytes; Redis serves others between two of them, and takes larger ones at twice the CPU time a byte
 OLDEST = (6, 0)  # server version
 _SOCKET_TIMEOUT = 10.0
 _FIRST_SECONDS = 10.0  # for a server that has never answered: its address is likely to be wrong
