@@ -52,7 +52,7 @@ def start_roles(
     roles.start("coordinator", leader(prepared, output, store, broker, emit), leads=True)
     for number in range(1, servers + 1):
         name = f"server-{number}"
-        roles.start(name, ServerWorker(name, experiment.name, store, MemoryTransport(broker), emit))
+        roles.start(name, ServerWorker(name, experiment.name, store, lambda _: MemoryTransport(broker), emit))
     slot = threading.Semaphore(available_cores())
     names = LocalNames(data=experiment.data.name, model=experiment.model.name, exit=experiment.model.exit)
     for entry in experiment.clients.roster():

@@ -73,10 +73,15 @@ def server(*, run: str, broker: str, store: str, emit: events.Emit | None = None
     with ExitStack() as stack:
         opened = open_store(store, run)
         stack.callback(opened.close)
-        transport = connect(broker)
-        stack.callback(transport.close)
+        connect(broker).close()  # what is wrong with the address is said now, not when there is a run
+
+        def connected(heartbeat: int) -> RabbitTransport:
+            transport = connect(broker, heartbeat)
+            stack.callback(transport.close)
+            return transport
+
         name = f"server-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
-        run_role(ServerWorker(name, run, opened, transport, emit or log))
+        run_role(ServerWorker(name, run, opened, connected, emit or log))
 
 
 def client(

@@ -6,52 +6,39 @@ os.environ["OMP_NUM_THREADS"] = "1"  # torch reads it when it is imported; it ho
 
 import secrets
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
-from cli.private_servers import PrivateServer, ServerNotInstalled, start_rabbitmq, start_redis
-
-
-@contextmanager
-def _installed(start: AbstractContextManager[PrivateServer]) -> Iterator[PrivateServer]:
-    """Start a server; where its program is missing skip the test, but fail in CI: there nothing may go untested."""
-    with ExitStack() as stack:
-        try:
-            server = stack.enter_context(start)
-        except ServerNotInstalled as error:
-            if os.environ.get("CI"):
-                pytest.fail(str(error))
-            pytest.skip(str(error))
-        yield server
+from cli.private_servers import PrivateServer, start_rabbitmq, start_redis
+from tests.services import installed
 
 
 @pytest.fixture(scope="session")
 def rabbitmq_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The amqp:// URL of a RabbitMQ node that all tests share and none disturbs."""
-    with _installed(start_rabbitmq(tmp_path_factory.mktemp("rabbitmq"))) as server:
+    with installed(start_rabbitmq(tmp_path_factory.mktemp("rabbitmq"))) as server:
         yield server.url
 
 
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The redis:// URL of a Redis server that all tests share and none disturbs."""
-    with _installed(start_redis(tmp_path_factory.mktemp("redis"))) as server:
+    with installed(start_redis(tmp_path_factory.mktemp("redis"))) as server:
         yield server.url
 
 
 @pytest.fixture
 def rabbitmq_server(tmp_path: Path) -> Iterator[PrivateServer]:
     """A RabbitMQ node of one test, to be killed, paused and restarted."""
-    with _installed(start_rabbitmq(tmp_path / "rabbitmq")) as server:
+    with installed(start_rabbitmq(tmp_path / "rabbitmq")) as server:
         yield server
 
 
 @pytest.fixture
 def redis_server(tmp_path: Path) -> Iterator[PrivateServer]:
     """A Redis server of one test, to be killed, paused and restarted. It loses nothing that it has confirmed."""
-    with _installed(start_redis(tmp_path / "redis", appendfsync="always")) as server:
+    with installed(start_redis(tmp_path / "redis", appendfsync="always")) as server:
         yield server
 
 

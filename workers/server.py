@@ -3,6 +3,7 @@
 import contextlib
 import threading
 import time
+from collections.abc import Callable
 from typing import Final
 
 from broker import topology
@@ -27,13 +28,17 @@ LOOK_SECONDS: Final = 1.0  # between two looks at the store while there is nothi
 
 
 class ServerWorker:
-    """One member of the pool. It holds one stream at a time: its memory does not grow with the number of clients."""
+    """One member of the pool. It holds one stream at a time: its memory does not grow with the number of clients.
 
-    def __init__(self, name: str, run: str, store: Store, transport: Transport, emit: Emit) -> None:
+    connect: called once, with the run's AMQP heartbeat in seconds: after some two of them a worker that stands still loses its
+    queues.
+    """
+
+    def __init__(self, name: str, run: str, store: Store, connect: Callable[[int], Transport], emit: Emit) -> None:
         self._name = name
         self._run_name = run
         self._ledger = Ledger(store)
-        self._transport = transport
+        self._connect = connect
         self._emit = emit
         self._stop = threading.Event()
         self._mailbox = Mailbox()
@@ -72,18 +77,19 @@ class ServerWorker:
 
     def _context(self, record: RunRecord) -> WorkerContext:
         settings = RunSettings.from_json(record.experiment)
+        transport = self._connect(settings.transport.amqp_heartbeat)
         for queue in (topology.dead(settings.run), topology.offers(settings.run), topology.coordinator(settings.run)):
-            self._transport.declare(queue)
-        self._offers = self._transport.subscribe(topology.offers(settings.run).name, 1, self._mailbox.sink(self._offered))
+            transport.declare(queue)
+        self._offers = transport.subscribe(topology.offers(settings.run).name, 1, self._mailbox.sink(self._offered))
         return WorkerContext(
             name=self._name,
             settings=settings,
             network=build_network(settings.model, record.sample_shape, record.classes, settings.training.seed),
             ledger=self._ledger,
-            transport=self._transport,
+            transport=transport,
             mailbox=self._mailbox,
             keeper=LeaseKeeper(self._ledger),
-            dead=DeadLetters(self._transport, settings.run, self._mailbox, self._emit),
+            dead=DeadLetters(transport, settings.run, self._mailbox, self._emit),
             cache=ReplicaCache(),
             emit=self._emit,
             stop=self._stop,

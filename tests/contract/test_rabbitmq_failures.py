@@ -16,14 +16,13 @@ from tests.contract.transports import (
     MANY,
     PATIENCE,
     Backend,
-    Proxy,
     Recorder,
     Settlements,
     eventually_depth,
-    proxied,
     publish_all,
     rabbitmq_backend,
 )
+from tests.proxy import Proxy, proxied
 
 
 @pytest.fixture

@@ -1,10 +1,8 @@
 """What only a store behind a network can do wrong: lost replies, interrupted uploads, servers that are gone, full or not ours."""
 
-import contextlib
 import os
 import socket
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,65 +13,16 @@ from cli.private_servers import PrivateServer
 from coordinator.errors import MissingBlob, StoreFull, StoreRefused, StoreUnavailable
 from coordinator.store.interface import BlobRef, Outcome, Write
 from coordinator.store.redis import CHUNK, RedisStore
+from tests.proxy import Proxy, proxied
 
 MIB = 2**20
 CREATE = [Write("a", b"value", None, "v1")]
 
 
-class Proxy:
-    """Stands between a store and its server. Cuts connections before a reply, or acts after so many bytes of requests."""
-
-    def __init__(self, url: str) -> None:
-        self._target = ("127.0.0.1", int(url.rpartition(":")[2]))
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"redis://127.0.0.1:{self._listener.getsockname()[1]}"
-        self.swallow = b""  # cut the connection instead of passing on the reply to a request that has these bytes,
-        self.swallows = 0  # so many times
-        self.requests_left: int | None = None  # bytes to pass on; None: no bound
-        self.then: Callable[[], object] | None = None  # what to do once before passing on the rest; None: cut for good
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def close(self) -> None:
-        self._listener.close()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
-
-    def _serve(self, client: socket.socket) -> None:
-        with client, socket.create_connection(self._target) as server, contextlib.suppress(OSError):
-            cut = threading.Event()
-            threading.Thread(target=self._reply, args=(server, client, cut), daemon=True).start()
-            while data := client.recv(65536):
-                if self.requests_left is not None:
-                    self.requests_left -= len(data)
-                    if self.requests_left < 0 and self.then is None:
-                        client.shutdown(socket.SHUT_RDWR)
-                        return
-                    if self.requests_left < 0 and self.then is not None:
-                        self.requests_left = None
-                        self.then()
-                if self.swallows and self.swallow in data:
-                    self.swallows -= 1
-                    cut.set()
-                server.sendall(data)
-
-    def _reply(self, server: socket.socket, client: socket.socket, cut: threading.Event) -> None:
-        with contextlib.suppress(OSError):
-            while data := server.recv(65536):
-                if cut.is_set():
-                    client.shutdown(socket.SHUT_RDWR)  # after the server has answered, so after the effect
-                    return
-                client.sendall(data)
-
-
 @pytest.fixture
 def proxy(redis_url: str) -> Iterator[Proxy]:
-    proxy = Proxy(redis_url)
-    yield proxy
-    proxy.close()
+    with proxied(redis_url) as proxy:
+        yield proxy
 
 
 @pytest.fixture
@@ -88,9 +37,9 @@ class TestLostReplies:
     def test_a_transaction_takes_effect_once(self, store: RedisStore, proxy: Proxy, run_name: str) -> None:
         behind = RedisStore(proxy.url, run_name)
         assert behind.transact([Write("warm", b"", None, "v0")]) is Outcome.DONE
-        proxy.swallow, proxy.swallows = b"v1", 2
+        proxy.lose_replies(2, to=b"v1")
         assert behind.transact(CREATE, bump=["stream/1"]) is Outcome.ALREADY_DONE
-        assert proxy.swallows == 0
+        assert proxy.replies_to_lose == 0
         lease = store.acquire("stream/1", "n", "h", 10.0)
         assert lease is not None
         assert lease.epoch == 2
@@ -99,9 +48,9 @@ class TestLostReplies:
     def test_a_lease_is_taken_once(self, store: RedisStore, proxy: Proxy, run_name: str) -> None:
         behind = RedisStore(proxy.url, run_name)
         assert behind.holder("stream/1") is None
-        proxy.swallow, proxy.swallows = b"nonce1", 2
+        proxy.lose_replies(2, to=b"nonce1")
         lease = behind.acquire("stream/1", "nonce1", "h", 10.0)
-        assert proxy.swallows == 0
+        assert proxy.replies_to_lose == 0
         assert lease is not None
         assert lease.epoch == 1
         assert store.renew(lease)
@@ -116,7 +65,7 @@ class TestInterruptedPut:
         """What a put was interrupted at, after two chunks and a half."""
         behind = RedisStore(proxy.url, run_name, timeout=0.5)
         assert behind.scopes() == []
-        proxy.requests_left = 5 * CHUNK // 2
+        proxy.after(5 * CHUNK // 2, lambda: proxy.cut(stay_down=True))
         with pytest.raises(StoreUnavailable):
             behind.put_blobs("s", [self.VALUE])
         behind.close()
@@ -139,7 +88,7 @@ class TestInterruptedPut:
 def test_a_put_whose_scope_is_dropped_meanwhile_is_not_taken_for_done(store: RedisStore, proxy: Proxy, run_name: str) -> None:
     behind = RedisStore(proxy.url, run_name)
     assert behind.scopes() == []
-    proxy.requests_left, proxy.then = 5 * CHUNK // 2, lambda: store.drop_scope("s")
+    proxy.after(5 * CHUNK // 2, lambda: store.drop_scope("s"))
     with pytest.raises(MissingBlob, match="scope s was dropped"):
         behind.put_blobs("s", [os.urandom(5 * CHUNK)])
     behind.close()

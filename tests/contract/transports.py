@@ -1,13 +1,10 @@
 """What the transport contract is run on, and what watches it."""
 
 import secrets
-import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit, urlunsplit
 
 from broker.memory import MemoryBroker, MemoryTransport
 from broker.rabbitmq import RabbitTransport
@@ -133,76 +130,6 @@ def memory_backend(scramble: int | None = None) -> Backend:
 
 def rabbitmq_backend(url: str, kind: str) -> Backend:
     return Backend("rabbitmq", kind, lambda: RabbitTransport(url, timeout=PATIENCE))
-
-
-class Proxy:
-    """Forwards TCP connections to a server, until it cuts them or holds back what the server says."""
-
-    def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        self._target = (parts.hostname, parts.port)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        host_port = f"127.0.0.1:{self._listener.getsockname()[1]}"
-        self.url = urlunsplit(parts._replace(netloc=f"{parts.username}:{parts.password}@{host_port}"))
-        self._sockets: list[socket.socket] = []
-        self._answers = threading.Event()
-        self._answers.set()
-        self._open = threading.Event()
-        self._open.set()
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def hold_answers(self) -> None:
-        """Let no byte of the server through until the connections are cut."""
-        self._answers.clear()
-
-    def cut(self, *, stay_down: bool = False) -> None:
-        """Close every connection; with stay_down, new ones too."""
-        if stay_down:
-            self._open.clear()
-        sockets, self._sockets = self._sockets, []
-        for one in sockets:
-            with suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-        self._answers.set()
-
-    def restore(self) -> None:
-        """Accept connections again."""
-        self._open.set()
-
-    def close(self) -> None:
-        self._listener.close()
-        self.cut(stay_down=True)
-
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                if not self._open.is_set():
-                    client.close()
-                    continue
-                server = socket.create_connection(self._target)
-                self._sockets += [client, server]
-                threading.Thread(target=self._forward, args=(client, server, False), daemon=True).start()
-                threading.Thread(target=self._forward, args=(server, client, True), daemon=True).start()
-
-    def _forward(self, source: socket.socket, destination: socket.socket, is_answer: bool) -> None:
-        with suppress(OSError), source:
-            while data := source.recv(65536):
-                if is_answer and not self._answers.is_set():
-                    self._answers.wait()
-                    break
-                destination.sendall(data)
-        with suppress(OSError):
-            destination.shutdown(socket.SHUT_RDWR)
-
-
-@contextmanager
-def proxied(url: str) -> Iterator[Proxy]:
-    proxy = Proxy(url)
-    try:
-        yield proxy
-    finally:
-        proxy.close()
 
 
 MANY = [b"%d" % number for number in range(8)]

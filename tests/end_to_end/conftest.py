@@ -27,11 +27,14 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[
 
 @pytest.fixture
 def deploy(rabbitmq_url: str, redis_url: str, run_name: str, tmp_path: Path) -> Iterator[Deploy]:
-    """Return a function that makes a deployment of the tiny experiment with overrides; it is ended after the test."""
+    """Return a function that makes a deployment of the tiny experiment with overrides; it is ended after the test.
+
+    broker, store: URLs of other servers than those that all tests share.
+    """
     made: list[Deployment] = []
 
-    def make(*overrides: str) -> Deployment:
-        deployment = Deployment(Setup.write(tmp_path, *overrides), run_name, rabbitmq_url, redis_url, tmp_path / "deployment")
+    def make(*overrides: str, broker: str = rabbitmq_url, store: str = redis_url) -> Deployment:
+        deployment = Deployment(Setup.write(tmp_path, *overrides), run_name, broker, store, tmp_path / "deployment")
         made.append(deployment)
         return deployment
 

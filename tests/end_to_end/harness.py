@@ -1,6 +1,7 @@
 """What end-to-end tests run: a tiny experiment, in this process or as real processes, and what they watch it with."""
 
 import dataclasses
+import faulthandler
 import json
 import multiprocessing
 import os
@@ -164,7 +165,7 @@ class Node:
 
 
 class Deployment:
-    """Roles of one run as processes against RabbitMQ and Redis."""
+    """Roles of one run as processes against RabbitMQ and Redis; a role may be given other URLs that lead there."""
 
     def __init__(self, setup: Setup, run: str, broker: str, store: str, folder: Path) -> None:
         self.setup = dataclasses.replace(setup, overrides=(*setup.overrides, f"name={run}"))
@@ -174,16 +175,18 @@ class Deployment:
         self.nodes: list[Node] = []
         self._broker, self._store, self._folder = broker, store, folder
 
-    def coordinator(self) -> Node:
-        return self._start("coordinator", *self.setup.flags(), *self._servers(), "--output", str(self.output))
+    def coordinator(self, output: Path | None = None, **servers: str) -> Node:
+        return self._start("coordinator", *self.setup.flags(), *self._servers(**servers), "--output", str(output or self.output))
 
-    def server(self) -> Node:
-        return self._start("server", "--run", self.run, *self._servers())
+    def server(self, **servers: str) -> Node:
+        return self._start("server", "--run", self.run, *self._servers(**servers))
 
-    def client(self, id: str) -> Node:
+    def client(self, id: str, broker: str | None = None) -> Node:
         entry = next(entry for entry in self.setup.experiment().clients.roster() if entry.id == id)
         state = ["--state", str(self._folder / "clients" / id)]
-        return self._start("client", "--run", self.run, "--id", id, "--cut", str(entry.cut), "--broker", self._broker, *state)
+        return self._start(
+            "client", "--run", self.run, "--id", id, "--cut", str(entry.cut), "--broker", broker or self._broker, *state
+        )
 
     def clients(self) -> dict[str, Node]:
         return {entry.id: self.client(entry.id) for entry in self.setup.experiment().clients.roster()}
@@ -206,8 +209,8 @@ class Deployment:
         self.ledger.store.wipe()
         self.ledger.store.close()
 
-    def _servers(self) -> list[str]:
-        return ["--broker", self._broker, "--store", self._store]
+    def _servers(self, broker: str | None = None, store: str | None = None) -> list[str]:
+        return ["--broker", broker or self._broker, "--store", store or self._store]
 
     def _start(self, *arguments: str) -> Node:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -221,6 +224,7 @@ def _splitee(arguments: list[str], log: str, channel: Connection) -> None:
     with Path(log).open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    faulthandler.register(signal.SIGUSR1)  # for a process that hangs: where each of its threads is goes into its log
     lock = threading.Lock()
 
     def say(event: events.Event) -> None:
