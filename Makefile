@@ -9,13 +9,14 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 ARGS ?=
 
-.PHONY: help setup services train check test bench docs
+.PHONY: help setup services train check test chaos bench docs
 
 help:
 	@echo "make train   train the digits experiment in this one process (ARGS='--set training.rounds=3')"
 	@echo "make setup   install everything, with RabbitMQ and Redis for distributed runs and the tests"
 	@echo "make check   lint, formatting, types and import contracts"
 	@echo "make test    all tests (ARGS='-k name'), against a RabbitMQ and a Redis of their own"
+	@echo "make chaos   runs in which everything fails at random, and must end as if nothing had (ARGS='--seeds 0-99')"
 	@echo "make bench   speed and memory of this machine"
 	@echo "make docs    regenerate docs/settings.md"
 
@@ -33,6 +34,9 @@ check: $(INSTALLED)
 
 test: $(INSTALLED) services
 	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
+
+chaos: $(INSTALLED) services
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 bench: $(INSTALLED)
 	$(BIN)/splitee bench train
