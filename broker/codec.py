@@ -1,5 +1,6 @@
 """Messages to bytes and back: a versioned msgpack envelope, checked before use."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -11,6 +12,9 @@ from broker.messages import MESSAGES, Frame, Message
 
 VERSION = 1
 MAX_FRAMES = 4096
+# What Python makes of a byte of msgpack may take 60: these bound everything but the tensors' bytes, which are taken as they are.
+MOST_CONTAINERS = 1100  # lists and maps in a message; a heartbeat may hold 1000 scores
+_MOST_ITEMS, _MOST_FIELDS, _MOST_TEXT = 1000, 32, 4_000_000
 M = TypeVar("M", bound=Message)
 _FRAME_OVERHEAD = 8192  # bytes that the envelopes of a frame, and of a dead letter around it, may add to its part of the body
 
@@ -28,12 +32,12 @@ def decode(data: bytes, *kinds: type[M]) -> M:
     """
     envelope = _unpack(data)
     if envelope.get("v") != VERSION:
-        raise MalformedMessage(f"message version {envelope.get('v')!r:.40}, this program speaks {VERSION}")
+        raise MalformedMessage(f"message version {_shown(envelope.get('v'))}, this program speaks {VERSION}")
     name = envelope.get("type")
     kind = MESSAGES.get(name) if isinstance(name, str) else None
     if kind is None or not issubclass(kind, kinds):
         expected = " or ".join(sorted(k.__name__ for k in kinds))
-        raise MalformedMessage(f"message of type {name!r:.40}, expected {expected}")
+        raise MalformedMessage(f"message of type {_shown(name)}, expected {expected}")
     try:
         message = kind.model_validate(envelope.get("fields"))
     except ValidationError as error:
@@ -63,8 +67,25 @@ def join(frames: Sequence[Frame], *kinds: type[M]) -> M:
 
 
 def _unpack(data: bytes) -> dict[str, Any]:
+    seen = itertools.count(1)
+
+    def count(container: Any) -> Any:
+        if next(seen) > MOST_CONTAINERS:
+            raise ValueError(f"more than {MOST_CONTAINERS} lists and maps")
+        return container
+
     try:
-        envelope = msgpack.unpackb(data, raw=False, strict_map_key=True, max_ext_len=0)
+        envelope = msgpack.unpackb(
+            data,
+            raw=False,
+            strict_map_key=True,
+            object_hook=count,
+            list_hook=count,
+            max_array_len=_MOST_ITEMS,
+            max_map_len=_MOST_FIELDS,
+            max_str_len=_MOST_TEXT,
+            max_ext_len=0,
+        )
     except Exception as error:  # noqa: BLE001  msgpack raises several unrelated types
         raise MalformedMessage(f"not msgpack: {error!s:.200}") from None
     if not isinstance(envelope, dict):
@@ -74,5 +95,12 @@ def _unpack(data: bytes) -> dict[str, Any]:
 
 def _first_fault(error: ValidationError) -> str:
     fault = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(str(part) for part in fault["loc"])
+    where = ".".join(part if isinstance(part, str) and part.isidentifier() else _shown(part) for part in fault["loc"])
     return f"{where or 'fields'}: {fault['msg']}"[:500]
+
+
+def _shown(value: object) -> str:
+    """Return a sender's value on one line, short and without control characters."""
+    if not isinstance(value, str | int | float | None):
+        return f"a {type(value).__name__}"
+    return repr(value[:40] if isinstance(value, str) else value)

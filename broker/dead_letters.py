@@ -11,9 +11,13 @@ from broker.codec import encode
 from broker.events import Emit, MessageRefused
 from broker.mailbox import Mailbox
 from broker.messages import DeadLetter, Frame
+from broker.settings import MIB
 from broker.transport import Delivery, Settled, Transport
 
 RETRY_SECONDS = 1.0
+MOST_REASON = 500  # characters
+BEGINNING_BYTES = 1024  # kept of what is too large for a letter
+ENVELOPE_BYTES = 4096  # that a letter adds to the body of what was refused
 
 
 @dataclass(frozen=True)
@@ -25,14 +29,16 @@ class _Letter:
 class DeadLetters:
     """Publishes dead letters until the broker has them; the caller acknowledges the delivery then.
 
-    Belongs to one thread; confirms come in through its mailbox.
+    Belongs to one thread; confirms come in through its mailbox. limit: bytes of the largest letter; a broker closes the
+    channel on one that is too large for it, however often it is sent.
     """
 
-    def __init__(self, transport: Transport, run: str, mailbox: Mailbox, emit: Emit) -> None:
+    def __init__(self, transport: Transport, run: str, mailbox: Mailbox, emit: Emit, limit: int = 32 * MIB) -> None:
         self._transport = transport
         self._queue = topology.dead(run)
         self._mailbox = mailbox
         self._emit = emit
+        self._limit = limit
         self._failed: deque[tuple[float, _Letter]] = deque()  # with the time of the next try, in order
         self.pending = 0  # letters that the broker does not have yet
 
@@ -41,15 +47,17 @@ class DeadLetters:
 
         The same delivery refused twice gives two letters of one id.
         """
+        fits = len(delivery.body) <= self._limit - min(ENVELOPE_BYTES, self._limit // 4)
         letter = DeadLetter(
             id=hashlib.sha256(delivery.body).hexdigest()[:32],
             queue=delivery.queue,
-            reason=reason[:2000],
+            reason=reason[:MOST_REASON],
             sender=delivery.sender,
             client=frame.client if frame else None,
             round=frame.round if frame else None,
             sequence=frame.sequence if frame else None,
-            body=delivery.body,
+            size=len(delivery.body),
+            body=delivery.body if fits else delivery.body[:BEGINNING_BYTES],
         )
         self._emit(MessageRefused(queue=delivery.queue, reason=reason))
         self.pending += 1

@@ -25,17 +25,18 @@ class Mailbox:
         return lambda item: self._calls.put(lambda: handler(item))
 
     def handle(self, timeout: float) -> None:
-        """Make all calls that are waiting; if there are none, wait up to timeout seconds for one."""
+        """Make the calls that are waiting now; if there are none, wait up to timeout seconds for one.
+
+        What comes meanwhile waits for the next time: however fast messages come, the role's loop turns.
+        """
+        waiting = self._calls.qsize()
         try:
             call = self._calls.get(timeout=timeout) if timeout > 0 else self._calls.get_nowait()
         except queue.Empty:
             return
-        while True:
-            call()
-            try:
-                call = self._calls.get_nowait()
-            except queue.Empty:
-                return
+        call()
+        for _ in range(waiting - 1):
+            self._calls.get_nowait()()
 
     def handle_until(self, done: Callable[[], bool], timeout: float, tick: float = 0.5) -> bool:
         """Make calls until a condition holds or timeout seconds have passed; return whether it holds."""

@@ -14,6 +14,7 @@ ClientId = Annotated[str, Field(pattern=CLIENT_PATTERN)]
 Digest = Annotated[bytes, Field(min_length=32, max_length=32)]
 Name = Annotated[str, Field(max_length=200)]
 Text = Annotated[str, Field(max_length=2000)]
+Loss = Annotated[float, Field(ge=0, le=3.5e38)]  # a mean of cross-entropies in float32; sums of it stay finite
 WireDtype = Literal["float32", "float16", "bfloat16", "int64"]
 Dimension = Annotated[int, Field(ge=0, lt=2**31)]
 
@@ -71,7 +72,7 @@ class EndOfRound(Message):
 
     digest: Digest
     samples: Count
-    loss: float  # mean local loss over the samples
+    loss: Loss  # mean local loss over the samples
     dropped_samples: Count  # last batches of one sample, which BatchNorm cannot train on
     half: bytes | None  # the client's layers and exit as safetensors, where the round asks for it
 
@@ -95,6 +96,14 @@ class Score(Message):
     server_correct: Count
     server_answered: Count
 
+    @model_validator(mode="after")
+    def _no_more_than_all_are_correct(self) -> Self:
+        if self.client_correct > self.samples or not self.server_correct <= self.server_answered <= self.samples:
+            raise ValueError(
+                f"{self.client_correct} and {self.server_correct} of {self.server_answered} correct, of {self.samples} samples"
+            )
+        return self
+
 
 class Heartbeat(Message):
     """A client is alive, how far it is, and which scores it has. Answered with ``Target``."""
@@ -106,7 +115,7 @@ class Heartbeat(Message):
     confirmed: Count  # sequence up to which the broker has confirmed that round
     samples: Count  # trained in all
     bytes: Count  # published in all
-    loss: float  # mean local loss of the round so far
+    loss: Loss  # mean local loss of the round so far
     scores: Annotated[tuple[Score, ...], Field(max_length=1000, strict=False)]  # not yet recorded
 
 
@@ -167,7 +176,7 @@ class Acknowledgement(Message):
     incarnation: Positive
     round: Positive
     sequence: Count  # everything before it is trained and durable
-    loss: float  # mean server loss of the round so far
+    loss: Loss  # mean server loss of the round so far
     correct: Count
     samples: Count
     resend: bool = False
@@ -208,6 +217,7 @@ class DeadLetter(Message):
     client: Name | None
     round: Count | None
     sequence: Count | None
+    size: Count  # bytes of what was refused: ``body`` has only the first of them where the letter would be too large
     body: bytes
 
 

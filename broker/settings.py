@@ -23,6 +23,9 @@ class TransportSettings(BaseModel):
     run_ahead_bytes: Bytes = Field(256 * MIB, description="bytes a client may have published beyond what is durably trained")
     queue_bytes: Bytes = Field(512 * MIB, description="bytes after which a client's queue refuses more, a backstop")
     held_bytes: Bytes = Field(256 * MIB, description="bytes of deliveries a server worker holds for a stream")
+    refused_limit: Annotated[int, Field(ge=1)] = Field(
+        1000, description="refused messages of a client in a round, beyond which its round ends there"
+    )
     checkpoint_seconds: Seconds = Field(60.0, description="longest time between two checkpoints of a stream being trained")
     starved_seconds: Seconds = Field(
         2.0, description="checkpoint when nothing has arrived for this long and effects are unacknowledged"

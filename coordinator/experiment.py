@@ -133,7 +133,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise ExperimentError(f"{path}: no such file; `splitee init {path}` writes one with every key") from None
     except OSError as error:
         raise ExperimentError(f"{path}: cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists in lists in lists
         raise ExperimentError(f"{path}: not TOML: {error}") from None
 
 
@@ -154,7 +154,7 @@ def _from_flags(overrides: Sequence[str]) -> Iterator[tuple[str, Key, str]]:
 def _value(text: str) -> object:
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 

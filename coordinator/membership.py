@@ -207,7 +207,9 @@ class Membership:
     def _record_scores(self, client: ClientRecord, scores: tuple[Score, ...]) -> None:
         closed = self.ledger.state().record.closed
         for score in scores:
+            if score.round > closed or not self.experiment.training.evaluates(score.round):
+                continue
             kept = self.ledger.scores(score.round)
-            if 0 < score.round <= closed and client.id not in kept.record.clients:
+            if client.id not in kept.record.clients:
                 clients = {**kept.record.clients, client.id: score}
                 self.ledger.lead(self.leader, [kept.change(kept.record.model_copy(update={"clients": clients}))])

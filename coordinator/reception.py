@@ -34,7 +34,7 @@ class Reception:
         self._ledger = ledger
         self._transport = transport
         self._mailbox = mailbox
-        self._dead = DeadLetters(transport, run, mailbox, emit)
+        self._dead = DeadLetters(transport, run, mailbox, emit, settings.message_limit)
         self._emit = emit
         self._left: set[str] = set()
         self._subscription: Subscription | None = None
@@ -93,6 +93,10 @@ class Reception:
         elif isinstance(message, Heartbeat):
             self._say(message.client, self._members.hear(message))
         elif isinstance(message, Leave):
+            self._leave(message)
+
+    def _leave(self, message: Leave) -> None:
+        if message.client in self._ledger.roster().record.clients:
             self._left.add(message.client)
 
     def _admit(self, message: Join) -> None:

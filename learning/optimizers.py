@@ -59,6 +59,8 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, names: dict[str, nn.P
             raise TensorError(f"optimizer state for {name!r}, which is no parameter here")
         if value.ndim and value.shape != parameter.shape:
             raise TensorError(f"optimizer state {label} has shape {tuple(value.shape)}, its parameter {tuple(parameter.shape)}")
+        if value.dtype not in (torch.float32, parameter.dtype):
+            raise TensorError(f"optimizer state {label} is {value.dtype}, its parameter {parameter.dtype}")
         if not bool(torch.isfinite(value).all()):
             raise TensorError(f"optimizer state {label} has a value that is not finite")
         optimizer.state[parameter][key] = value.to(parameter.device).clone()

@@ -49,7 +49,10 @@ def from_bytes(data: bytes, dtype: str, shape: tuple[int, ...]) -> torch.Tensor:
         raise TensorError(f"{dtype} tensor of shape {shape} cannot have {len(data)} bytes")
     raw = torch.empty(len(data), dtype=torch.uint8)
     raw.numpy()[:] = np.frombuffer(data, dtype=np.uint8)
-    tensor = raw.view(kind).reshape(shape)
+    try:
+        tensor = raw.view(kind).reshape(shape)
+    except (RuntimeError, OverflowError):  # of no elements, and strides beyond 64 bits
+        raise TensorError(f"no tensor can have the shape {shape}") from None
     if not kind.is_floating_point:
         return tensor
     tensor = tensor.float()
@@ -76,7 +79,7 @@ def unpack(data: bytes) -> State:
     """Return the named tensors of safetensors bytes; raise TensorError if they are anything else."""
     try:
         return safetensors.torch.load(data)
-    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
         raise TensorError(f"not safetensors: {error!s:.200}") from None
 
 
@@ -86,7 +89,7 @@ def notes_of(data: bytes) -> dict[str, object]:
     try:
         header = json.loads(data[8 : 8 + size])
         notes = json.loads(header.get("__metadata__", {}).get("notes", "{}"))
-    except (ValueError, AttributeError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise TensorError(f"not safetensors: {error!s:.200}") from None
     if not isinstance(notes, dict):
         raise TensorError("notes in the header are not a map")
@@ -98,11 +101,12 @@ def load_into(module: torch.nn.Module, state: State, what: str) -> None:
     own = module.state_dict()
     if own.keys() != state.keys():
         odd = sorted(own.keys() ^ state.keys())
-        raise TensorError(f"{what}: tensors missing or not asked for: {', '.join(odd[:5])}")
+        shown = ", ".join(name if name.isprintable() else ascii(name) for name in (name[:60] for name in odd[:5]))
+        raise TensorError(f"{what}: tensors missing or not asked for: {shown}")
     for name, tensor in state.items():
         if tensor.shape != own[name].shape or tensor.dtype != own[name].dtype:
             raise TensorError(
-                f"{what}: {name} is {tensor.dtype} {tuple(tensor.shape)}, expected {own[name].dtype} {tuple(own[name].shape)}"
+                f"{what}: {name} is {tensor.dtype} {tuple(tensor.shape[:8])}, expected {own[name].dtype} {tuple(own[name].shape)}"
             )
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise TensorError(f"{what}: {name} has a value that is not finite")

@@ -1,22 +1,40 @@
 """Checks of what arrives at a server worker, before anything is computed with it."""
 
+import math
+
 import torch
 
-from broker.messages import Activations
+from broker.messages import ITEM_SIZES, Activations, EndOfRound, WireTensor
 from learning.errors import TensorError
 from learning.layers import Network
 from learning.settings import TrainingSettings
 from learning.tensors import load_into, unpack
 from workers.features import from_wire
 
+_ENVELOPE_BYTES = 4096  # that a message has beside its tensors
 
-def check_features(features: torch.Tensor, cut: int, network: Network) -> None:
-    """Raise TensorError unless features are a batch of what leaves layer ``cut``."""
+
+def check_features(features: WireTensor, cut: int, network: Network) -> None:
+    """Raise TensorError unless features are floats of the shape of a batch of what leaves layer ``cut``."""
     expected = network.feature_shape(cut)
-    if features.ndim == 0 or tuple(features.shape[1:]) != expected:
-        raise TensorError(
-            f"features have shape {tuple(features.shape)}, expected (batch, {', '.join(map(str, expected))}) at cut {cut}"
-        )
+    if features.shape[1:] != expected or not features.shape or features.shape[0] < 1:
+        raise TensorError(f"features have shape {features.shape}, expected (batch, {', '.join(map(str, expected))}) at cut {cut}")
+    if features.dtype == "int64":
+        raise TensorError("features are int64, expected floats")
+
+
+def most_bytes(network: Network, cut: int, batch_size: int) -> int:
+    """Return the bytes of the largest batch of a client, in any wire dtype."""
+    return batch_size * (math.prod(network.feature_shape(cut)) * 4 + ITEM_SIZES["int64"]) + _ENVELOPE_BYTES
+
+
+def check_size(size: int, cut: int, network: Network, training: TrainingSettings) -> None:
+    """Raise TensorError if a message has more bytes than a batch at a cut, or than a marker with the client's half, can have."""
+    if size <= most_bytes(network, cut, training.batch_size):
+        return
+    half = sum(tensor.nbytes + _ENVELOPE_BYTES for tensor in _client_half(network, cut).state_dict().values())
+    if size > half:
+        raise TensorError(f"{size} bytes, more than a batch or a client's half has at cut {cut}")
 
 
 def check_activations(
@@ -25,19 +43,34 @@ def check_activations(
     """Return features (batch, ...) as float32 and labels (batch,); raise TensorError if they cannot be trained on."""
     if message.cut != cut:
         raise TensorError(f"cut {message.cut}, but this client's cut is {cut}")
-    if message.labels.dtype != "int64" or message.features.dtype == "int64":
-        raise TensorError(f"features are {message.features.dtype}, labels {message.labels.dtype}")
+    check_features(message.features, cut, network)
+    if message.labels.dtype != "int64":
+        raise TensorError(f"labels are {message.labels.dtype}, expected int64")
+    samples = message.features.shape[0]
+    if message.labels.shape != (samples,) or not 2 <= samples <= training.batch_size:
+        raise TensorError(f"labels of shape {message.labels.shape} for {samples} samples; a batch has 2 to {training.batch_size}")
     features, labels = from_wire(message.features), from_wire(message.labels)
-    check_features(features, cut, network)
-    if labels.shape != features.shape[:1] or not 2 <= len(labels) <= training.batch_size:
-        raise TensorError(f"{tuple(labels.shape)} labels for {len(features)} samples; a batch has 2 to {training.batch_size}")
     if int(labels.min()) < 0 or int(labels.max()) >= network.classes:
         raise TensorError(f"labels from {int(labels.min())} to {int(labels.max())}, there are {network.classes} classes")
     return features, labels
 
 
+def check_marker(message: EndOfRound, sequence: int, cut: int, network: Network, training: TrainingSettings) -> None:
+    """Raise TensorError if a marker says more than so many batches before it allow, or its half is not the client's layers."""
+    most = sequence * training.batch_size
+    if message.samples > most or message.dropped_samples > training.local_epochs:
+        said = f"{message.samples} samples and {message.dropped_samples} dropped"
+        raise TensorError(f"{said}, of {sequence} batches of at most {training.batch_size}")
+    if message.half is not None:
+        check_half(message.half, network, cut)
+
+
 def check_half(data: bytes, network: Network, cut: int) -> None:
     """Raise TensorError unless bytes are a client's layers 1..cut and exit, all values finite."""
+    load_into(_client_half(network, cut), unpack(data), "client half")
+
+
+def _client_half(network: Network, cut: int) -> torch.nn.ModuleDict:
     modules = torch.nn.ModuleDict({f"layer{number}": network.build_layer(number) for number in range(1, cut + 1)})
     modules["exit"] = network.build_exit(cut)
-    load_into(modules, unpack(data), "client half")
+    return modules

@@ -272,6 +272,8 @@ class ClientWorker:
     def _aim(self, target: Target) -> None:
         if target.incarnation > self._incarnation:
             raise SettingsError(f"client {self._id}: another process has joined under this id")
+        if max(target.round, target.closed) > self._settings.training.rounds:
+            return  # no coordinator of this run says so
         old = self._target
         if target.incarnation < self._incarnation or (old and (target.closed, target.round) < (old.closed, old.round)):
             return

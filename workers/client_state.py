@@ -1,6 +1,11 @@
-"""What a client needs to start again: a snapshot of its half at the start of every round that is not closed."""
+"""What a client needs to start again: a snapshot of its half at the start of every round that is not closed.
+
+Every file begins with the SHA-256 of the rest, and every snapshot says whose it is and of which round: one that was changed,
+renamed or brought from elsewhere is refused. Against a hand that writes new digests too it is no protection.
+"""
 
 import fcntl
+import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass
@@ -10,6 +15,9 @@ from typing import IO
 from learning.errors import LearningError, SettingsError, TensorError
 from learning.halves import ClientHalf
 from learning.tensors import notes_of, pack, unpack
+
+_IDENTITY = "client.json"
+_REMEDY = "remove the folder to start this client anew"
 
 
 @dataclass(frozen=True)
@@ -38,24 +46,33 @@ class ClientState:
         self._folder = folder
         self._memory: dict[int, bytes] = {}
         self._lock: IO[str] | None = None
+        self._mine: Identity | None = None
         if folder is not None:
             self._open(folder)
 
     def identity(self) -> Identity | None:
         """Return whose state this is; None if it is new. Raises SettingsError if the folder is damaged."""
-        path = self._folder / "client.json" if self._folder else None
+        path = self._folder / _IDENTITY if self._folder else None
         if path is None or not path.exists():
             return None
         try:
-            return Identity(**json.loads(path.read_text()))
-        except (ValueError, TypeError) as error:
-            raise SettingsError(f"{path} is damaged: {error}; remove the folder to start this client anew") from None
+            return Identity(**json.loads(_unseal(path.read_bytes())))
+        except OSError as error:
+            raise SettingsError(f"{path} cannot be read: {error.strerror}") from None
+        except (ValueError, TypeError, RecursionError) as error:
+            raise SettingsError(f"{path} is damaged: {error}; {_REMEDY}") from None
 
     def of(self, run: str, client: str, cut: int) -> Identity | None:
-        """Return the identity as ``identity`` does; raise SettingsError if it is another run's, client's or cut's."""
+        """Return the identity as ``identity`` does, the snapshots checked.
+
+        Raises SettingsError if it is another run's, client's or cut's, LearningError if a snapshot is damaged or of another.
+        """
         mine = self.identity()
         if mine is not None and (mine.run, mine.client, mine.cut) != (run, client, cut):
             raise self._another(mine)
+        self._mine = mine or self._mine
+        for known in self._rounds():
+            self._read(known)
         return mine
 
     def claim(self, identity: Identity) -> None:
@@ -64,17 +81,18 @@ class ClientState:
         if mine is not None and mine.fingerprint != identity.fingerprint:
             raise self._another(mine)
         if self._folder is not None and mine != identity:
-            _replace(self._folder / "client.json", json.dumps(asdict(identity)).encode())
+            _replace(self._folder / _IDENTITY, _seal(json.dumps(asdict(identity)).encode()))
+        self._mine = identity
 
     def save(self, round: int, half: ClientHalf, counters: Counters) -> None:
         """Keep a half as it is at the start of a round."""
         tensors = {f"half/{name}": tensor for name, tensor in half.state().items()}
         tensors |= {f"optimizer/{name}": tensor for name, tensor in half.optimizer_state().items()}
-        data = pack(tensors, asdict(counters))
+        data = pack(tensors, {"of": self._owner(), "round": round, **asdict(counters)})
         if self._folder is None:
             self._memory[round] = data
         else:
-            _replace(self._path(round), data)
+            _replace(self._path(round), _seal(data))
 
     def restore(self, round: int, half: ClientHalf) -> tuple[int, Counters] | None:
         """Load the last snapshot at or before a round; return its round and counters, None if there is none.
@@ -85,14 +103,14 @@ class ClientState:
         if not rounds:
             return None
         found = max(rounds)
-        data = self._memory[found] if self._folder is None else self._path(found).read_bytes()
+        data, counters = self._read(found)
         try:
             tensors = unpack(data)
             half.load_state({name[5:]: tensor for name, tensor in tensors.items() if name.startswith("half/")})
             half.load_optimizer_state({name[10:]: tensor for name, tensor in tensors.items() if name.startswith("optimizer/")})
-            return found, Counters(**notes_of(data))  # type: ignore[arg-type]
-        except (TensorError, TypeError) as error:
-            raise LearningError(f"{self._path(found)} is damaged: {error}; remove the folder to start this client anew") from None
+        except TensorError as error:
+            raise self._damaged(found, error) from None
+        return found, counters
 
     def forget(self, closed: int) -> None:
         """Drop snapshots that can no longer be needed: all before the last one that starts at or before closed + 1."""
@@ -107,6 +125,29 @@ class ClientState:
         """Unlock the folder."""
         if self._lock is not None:
             self._lock.close()
+
+    def _read(self, round: int) -> tuple[bytes, Counters]:
+        """Return a snapshot and its counters; raise LearningError unless it is this client's of that round."""
+        path = self._path(round)
+        try:
+            data = self._memory[round] if self._folder is None else _unseal(path.read_bytes())
+            notes = notes_of(data)
+            owner, said = notes.pop("of", None), notes.pop("round", None)
+            counters = Counters(**notes)  # type: ignore[arg-type]
+        except OSError as error:
+            raise LearningError(f"{path} cannot be read: {error.strerror}") from None
+        except (TensorError, ValueError, TypeError) as error:
+            raise self._damaged(round, error) from None
+        if (owner, said) != (self._owner(), round):
+            raise LearningError(f"{path} is of another round, client or run than its place says; {_REMEDY}")
+        return data, counters
+
+    def _owner(self) -> list[object]:
+        mine = self._mine
+        return [mine.run, mine.fingerprint, mine.client, mine.cut] if mine else []
+
+    def _damaged(self, round: int, error: Exception) -> LearningError:
+        return LearningError(f"{self._path(round)} is damaged: {error}; {_REMEDY}")
 
     def _another(self, mine: Identity) -> SettingsError:
         return SettingsError(
@@ -125,12 +166,24 @@ class ClientState:
             raise SettingsError(f"state folder {folder}: {error.strerror}") from None
 
     def _path(self, round: int) -> Path:
-        return (self._folder or Path("memory")) / f"round-{round:06d}.safetensors"
+        return (self._folder or Path("memory")) / f"round-{round:06d}.snapshot"
 
     def _rounds(self) -> list[int]:
         if self._folder is None:
             return sorted(self._memory)
-        return sorted(int(path.stem[6:]) for path in self._folder.glob("round-*.safetensors"))
+        return sorted(int(path.stem[6:]) for path in self._folder.glob("round-*.snapshot") if path.stem[6:].isdecimal())
+
+
+def _seal(data: bytes) -> bytes:
+    return hashlib.sha256(data).hexdigest().encode() + b"\n" + data
+
+
+def _unseal(file: bytes) -> bytes:
+    """Return what was sealed; raise ValueError if it was changed."""
+    digest, _, data = file.partition(b"\n")
+    if hashlib.sha256(data).hexdigest().encode() != digest:
+        raise ValueError("its bytes do not match their digest")
+    return data
 
 
 def _replace(path: Path, data: bytes) -> None:

@@ -20,6 +20,7 @@ from workers.replica import load_layers
 
 PREFETCH = 8
 REPLICAS_HELD = 2
+MOST_SAMPLES = 1000  # of one request
 
 
 class InferenceService:
@@ -76,8 +77,10 @@ class InferenceService:
     def _answer(self, request: InferenceRequest) -> Prediction:
         try:
             self._context.network.check_cut(request.cut)
+            check_features(request.features, request.cut, self._context.network)
+            if request.features.shape[0] > MOST_SAMPLES:
+                raise TensorError(f"{request.features.shape[0]} samples, a request has at most {MOST_SAMPLES}")
             features = from_wire(request.features)
-            check_features(features, request.cut, self._context.network)
             half = self._half(request)
             if request.cut + 1 < half.numbers.start:
                 raise TensorError(f"no layer {request.cut + 1} here: no client of this run cuts at {request.cut}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from broker.codec import MAX_FRAMES, decode
 from broker.errors import MalformedMessage
 from broker.messages import Frame
+from broker.settings import MIB
 from broker.transport import Delivery, Reopened, Subscription
 from coordinator.store.records import StreamClient
 
@@ -26,10 +27,21 @@ class Intake:
     """Orders one client's frames by sequence. Redelivery order is not trusted.
 
     refuse: called with what cannot be placed at all; it must end in ``ack_refused``. again: called with every duplicate, before
-    it is settled.
+    it is settled. prefetch: deliveries that the subscription hands out unacknowledged; a message of more parts would never be
+    complete. limit: bytes of the largest message.
     """
 
-    def __init__(self, client: StreamClient, round: int, expected: int, refuse: Refuse, again: Again) -> None:
+    def __init__(
+        self,
+        client: StreamClient,
+        round: int,
+        expected: int,
+        refuse: Refuse,
+        again: Again,
+        *,
+        prefetch: int = MAX_FRAMES,
+        limit: int = 32 * MIB,
+    ) -> None:
         self.client = client
         self.expected = expected  # the sequence to be trained next
         self._duplicates = 0
@@ -38,6 +50,11 @@ class Intake:
         self._durable = expected
         self._refuse = refuse
         self._again = again
+        self._prefetch = prefetch
+        self._limit = limit
+        self._over = False
+        self._unplaced = 0  # deliveries refused and not acknowledged yet
+        self._later: list[Delivery] = []  # of later rounds and incarnations
         self._parked: dict[int, _Parked] = {}
         self._held: dict[int, list[Delivery]] = {}  # by sequence: what is not acknowledged yet
         self._blocked: Counter[int] = Counter()  # by sequence: dead letters that are not safe yet
@@ -53,9 +70,14 @@ class Intake:
             self._generation = item.generation
             self._parked.clear()
             self._held.clear()
-            self.unsettled = self.unsettled_bytes = 0
-        if isinstance(item, Delivery):
+            self._later.clear()
+            self.unsettled = self.unsettled_bytes = self._unplaced = 0
+        if isinstance(item, Delivery) and not self._over:
             self._place(item)
+
+    def stop(self) -> None:
+        """The client's round has ended: what is delivered from now on stays unacknowledged and comes again."""
+        self._over = True
 
     def ready(self) -> bool:
         """Return whether the expected sequence is complete."""
@@ -65,6 +87,21 @@ class Intake:
     def gap(self) -> bool:
         """Return whether later sequences are here while the expected one is not."""
         return bool(self._parked) and not self.ready()
+
+    def clogged(self) -> bool:
+        """Return whether nothing more will be delivered while the expected sequence is not here."""
+        held = sum(map(len, self._held.values())) + len(self._later) + self._unplaced
+        return held >= self._prefetch and not self.ready()
+
+    def give_up_ahead(self) -> None:
+        """Refuse all that cannot be trained yet, so that the expected sequence can be delivered; a client sends the rest again."""
+        waiting = [known for known in self._held if known >= self.expected]
+        given_up = [delivery for known in waiting for delivery in self._held.pop(known)] + self._later
+        self._parked.clear()
+        self._later = []
+        reason = f"in the way of sequence {self.expected} of round {self._round}, which does not come"
+        for delivery in given_up:
+            self._refuse_unplaced(delivery, decode(delivery.body, Frame), reason)
 
     def next(self) -> list[Frame] | None:
         """Return the frames of the expected sequence, in order, and expect the one after; None if it is not here."""
@@ -105,25 +142,31 @@ class Intake:
         """Acknowledge what became a dead letter and has no place in the sequence; False if it will come again."""
         current = delivery.generation == self._generation
         if current:
+            self._unplaced -= 1
             self._ack([delivery])
         return current
 
     def _place(self, delivery: Delivery) -> None:
+        if len(delivery.body) > self._limit:
+            self._refuse_unplaced(delivery, None, f"{len(delivery.body)} bytes, a message of this run has at most {self._limit}")
+            return
         try:
             frame = decode(delivery.body, Frame)
         except MalformedMessage as error:
-            self._refuse(self, delivery, None, str(error))
+            self._refuse_unplaced(delivery, None, str(error))
             return
+        most_parts = min(MAX_FRAMES, self._prefetch)
         if frame.client != self.client.id:
-            self._refuse(self, delivery, frame, f"from client {frame.client!r} in the queue of {self.client.id!r}")
-        elif frame.parts > MAX_FRAMES:
-            self._refuse(self, delivery, frame, f"{frame.parts} parts, at most {MAX_FRAMES} are allowed")
+            self._refuse_unplaced(delivery, frame, f"from client {frame.client!r} in the queue of {self.client.id!r}")
+        elif frame.parts > most_parts:
+            self._refuse_unplaced(delivery, frame, f"{frame.parts} parts, at most {most_parts} are allowed")
         elif (frame.incarnation, frame.round) < (self.client.incarnation, self._round):
             self._duplicates += 1
             self._ack([delivery])
         elif (frame.incarnation, frame.round) == (self.client.incarnation, self._round):
             self._order(delivery, frame)
-        # A later round's frames stay unacknowledged and come again when the channel closes.
+        else:  # a later round's frames stay unacknowledged and come again when the channel closes
+            self._later.append(delivery)
 
     def _order(self, delivery: Delivery, frame: Frame) -> None:
         self._held.setdefault(frame.sequence, []).append(delivery)
@@ -134,11 +177,16 @@ class Intake:
             self.settle(self._durable)
             return
         parked = self._parked.setdefault(frame.sequence, _Parked(frame.parts))
-        if frame.parts != parked.parts:  # sent again under another message limit
+        if frame.parts != parked.parts and len(parked.frames) < parked.parts:  # sent again under another message limit
             parked = self._parked[frame.sequence] = _Parked(frame.parts)
-        if frame.part in parked.frames:
+        if frame.part in parked.frames or frame.parts != parked.parts:
             self._duplicates += 1
-        parked.frames.setdefault(frame.part, frame)
+        else:
+            parked.frames[frame.part] = frame
+
+    def _refuse_unplaced(self, delivery: Delivery, frame: Frame | None, reason: str) -> None:
+        self._unplaced += 1
+        self._refuse(self, delivery, frame, reason)
 
     def _count(self, deliveries: list[Delivery], sign: int) -> None:
         self.unsettled += sign * len(deliveries)

@@ -4,8 +4,6 @@ import json
 import math
 from dataclasses import dataclass
 
-from pydantic import ValidationError
-
 from broker.messages import ITEM_SIZES, WireDtype
 from broker.settings import TransportSettings
 from learning.errors import SettingsError
@@ -37,9 +35,9 @@ class RunSettings:
                 training=TrainingSettings.model_validate(sections["training"]),
                 transport=TransportSettings.model_validate(sections["transport"]),
             )
-        except (ValueError, KeyError, TypeError, ValidationError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise SettingsError(
-                f"the run's experiment is not understood; same version everywhere? {str(error).splitlines()[0]}"
+                f"the run's experiment is not understood; same version everywhere? {''.join(str(error).splitlines()[:1]):.200}"
             ) from None
 
     @property

@@ -89,7 +89,7 @@ class ServerWorker:
             transport=transport,
             mailbox=self._mailbox,
             keeper=LeaseKeeper(self._ledger),
-            dead=DeadLetters(transport, settings.run, self._mailbox, self._emit),
+            dead=DeadLetters(transport, settings.run, self._mailbox, self._emit, settings.transport.message_limit),
             cache=ReplicaCache(),
             emit=self._emit,
             stop=self._stop,

@@ -6,6 +6,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from broker import codec, topology
+from broker.dead_letters import MOST_REASON
 from broker.errors import MalformedMessage
 from broker.events import BatchTrained, StreamCommitted, Waiting
 from broker.messages import Acknowledgement, Activations, EndOfRound, Frame, Notice
@@ -21,7 +22,7 @@ from coordinator.store.records import (
     stream_lease,
 )
 from learning.errors import TensorError
-from workers.batches import check_activations, check_half
+from workers.batches import check_activations, check_marker, check_size
 from workers.context import Released, Stopped, WorkerContext
 from workers.features import next_digest
 from workers.inference import InferenceService
@@ -63,7 +64,7 @@ class StreamWorker:
         self._timers = _Timers(saved=now, arrived=now)
         self._prefetch = context.settings.prefetch(context.network)
         self._largest = context.settings.largest_message(context.network)
-        self._leaving = False
+        self._leaving = self._clogged = False
         self._settling: deque[tuple[float, StreamRecord]] = deque()
         self._intake: Intake | None = None
         self._over = False
@@ -87,15 +88,24 @@ class StreamWorker:
     def _train(self, client: StreamClient) -> None:
         context = self._context
         progress = self._position.of(client.id)
-        intake = Intake(client, self._round, progress.sequence, self._refuse_unplaced, self._refuse_again)
+        intake = Intake(
+            client,
+            self._round,
+            progress.sequence,
+            self._refuse_unplaced,
+            self._refuse_again,
+            prefetch=self._prefetch,
+            limit=context.settings.transport.message_limit,
+        )
         queue = topology.activations(context.settings.run, client.id, context.settings.transport)
         context.transport.declare(queue)
-        self._intake = intake
+        self._intake, self._clogged = intake, False
         intake.subscription = context.transport.subscribe(queue.name, self._prefetch, context.mailbox.sink(intake.receive))
         self._timers.arrived = self._timers.asked = time.monotonic()
         try:
             while not self._position.of(client.id).ended:
                 self._turn(client, intake)
+            intake.stop()
             if client is self._plan.clients[-1]:
                 self._commit()
                 intake.settle(self._position.durable(client.id))
@@ -113,6 +123,8 @@ class StreamWorker:
         if frames is not None:
             self._timers.arrived = time.monotonic()
             self._take_effect(client, intake, frames)
+        elif self._position.of(client.id).tallies.refused > context.settings.transport.refused_limit:
+            self._position.close(client.id, "too many of its messages were refused")
         elif context.keeper.closing(client.id, client.incarnation) and self._silent() > DRAIN_SECONDS:
             self._position.close(client.id, "dropped out")
         elif self._silent() > context.settings.transport.starved_seconds:
@@ -136,6 +148,7 @@ class StreamWorker:
         sequence = frames[0].sequence
         size = sum(len(frame.body) for frame in frames)
         try:
+            check_size(size, client.cut, self._context.network, self._context.settings.training)
             message = codec.join(frames, Activations, EndOfRound)
             if isinstance(message, EndOfRound):
                 self._end(client, intake, message, frames)
@@ -162,19 +175,21 @@ class StreamWorker:
         )
 
     def _end(self, client: StreamClient, intake: Intake, message: EndOfRound, frames: list[Frame]) -> None:
+        context = self._context
+        try:
+            check_marker(message, frames[0].sequence, client.cut, context.network, context.settings.training)
+        except TensorError as error:  # nothing comes after a marker: the round ends here, without it
+            self._refuse(client, intake, frames, f"round {self._round}, end of round: {error}")
+            self._position.close(client.id, "its end of round was refused")
+            return
         if message.half is not None:
-            try:
-                check_half(message.half, self._context.network, client.cut)
-            except TensorError as error:  # nothing comes after a marker: the round ends here, without it
-                self._refuse(client, intake, frames, f"round {self._round}, end of round: {error}")
-                self._position.close(client.id, "its end of round was refused")
-                return
             ref = self._context.ledger.store.put_blobs(stream_key(self._round, self._plan.id), [message.half])[0]
             self._position.keep_half(client.id, ref)
         self._position.end(client.id, message)
 
     def _refuse(self, client: StreamClient, intake: Intake, frames: list[Frame], reason: str) -> None:
         sequence = frames[0].sequence
+        reason = reason[:MOST_REASON]
         self._position.refused(client.id, sequence, reason)
         for delivery in intake.bodies(sequence):
             intake.block(sequence)
@@ -209,7 +224,10 @@ class StreamWorker:
             Waiting(role=self._context.name, what=f"client {client.id}, round {self._round} sequence {intake.expected}")
         )
         self._acknowledge(client, resend=True)
-        if intake.subscription is not None:  # a queue that was deleted and declared again may have forgotten its consumer
+        clogged_before, self._clogged = self._clogged, intake.clogged()
+        if clogged_before and self._clogged:  # all of it came again, and what is expected was not among it
+            intake.give_up_ahead()
+        elif intake.subscription is not None:  # a queue that was deleted and declared again may have forgotten its consumer
             intake.subscription.reopen()
 
     def _others_wait(self) -> bool:

@@ -1,6 +1,5 @@
 """Every mistake of a user is one line, what, where and what to do, with a non-zero exit code and nothing left behind."""
 
-import json
 import os
 import shutil
 import signal
@@ -24,6 +23,7 @@ from coordinator.store.ledger import Ledger
 from coordinator.store.open import open_store
 from tests.end_to_end.conftest import Deploy
 from tests.end_to_end.harness import Node, tiny
+from workers.client_state import ClientState, Identity
 
 NOWHERE = "127.0.0.1:1"
 MODELS = """\
@@ -232,9 +232,9 @@ def test_clients_that_do_not_fit_their_run(
     assert "digits has 10 classes" in client("client-01", "1", "--model", layers, "--data", "digits")
 
     state = tmp_path / "state"
-    state.mkdir()
-    other = {"run": "other", "fingerprint": "", "client": "client-01", "cut": 1, "incarnation": 1}
-    (state / "client.json").write_text(json.dumps(other))
+    other = ClientState(state)
+    other.claim(Identity(run="other", fingerprint="", client="client-01", cut=1, incarnation=1))
+    other.close()
     line = client("client-01", "1", "--model", layers, "--data", data, "--state", str(state))
     assert "is the state of client client-01 at cut 1 in run 'other'" in line
     assert "use another --state folder" in line

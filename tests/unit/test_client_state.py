@@ -1,5 +1,8 @@
 """What a client keeps to start again."""
 
+import hashlib
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,16 @@ from workers.client_state import ClientState, Counters, Identity
 
 ME = Identity(run="run", fingerprint="f" * 64, client="client-01", cut=3, incarnation=1)
 TRAINING = TrainingSettings(device="cpu", precision="float32", memory_format="contiguous")
+
+HARM: dict[str, Callable[[bytes], bytes]] = {
+    "emptied": lambda _: b"",
+    "replaced": lambda _: b"junk",
+    "cut short": lambda file: file[:-4],
+    "a byte flipped in the middle": lambda file: (
+        file[: len(file) // 2] + bytes([file[len(file) // 2] ^ 1]) + file[len(file) // 2 + 1 :]
+    ),
+    "something appended": lambda file: file + b"\0",
+}
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +97,7 @@ class TestFolder:
         saved(first, half, 1)
         first.close()
         second = ClientState(tmp_path)
-        assert second.identity() == ME
+        assert second.of(ME.run, ME.client, ME.cut) == ME
         assert second.restore(1, half) == (1, Counters(10, 100))
 
     def test_two_processes_cannot_share_it(self, tmp_path: Path) -> None:
@@ -113,18 +126,51 @@ class TestFolder:
     def test_a_write_that_was_cut_short_leaves_the_old_snapshot(self, tmp_path: Path, half: ClientHalf) -> None:
         state = ClientState(tmp_path)
         saved(state, half, 1)
-        (tmp_path / "round-000001.safetensors.part").write_bytes(b"half a file")
-        (tmp_path / "round-000002.safetensors.part").write_bytes(b"half a file")
+        (tmp_path / "round-000001.snapshot.part").write_bytes(b"half a file")
+        (tmp_path / "round-000002.snapshot.part").write_bytes(b"half a file")
         assert state.restore(2, half) == (1, Counters(10, 100))
 
-    @pytest.mark.parametrize("damage", [b"", b"junk", None])
-    def test_a_damaged_snapshot_is_named(self, tmp_path: Path, half: ClientHalf, damage: bytes | None) -> None:
+    @pytest.mark.parametrize("harm", HARM)
+    def test_a_snapshot_that_was_changed_is_named(self, tmp_path: Path, half: ClientHalf, harm: str) -> None:
         state = ClientState(tmp_path)
+        state.claim(ME)
         saved(state, half, 1)
-        file = tmp_path / "round-000001.safetensors"
-        file.write_bytes(file.read_bytes()[:-4] if damage is None else damage)
-        with pytest.raises(LearningError, match=r"round-000001.safetensors is damaged: .*remove the folder"):
+        file = tmp_path / "round-000001.snapshot"
+        file.write_bytes(HARM[harm](file.read_bytes()))
+        with pytest.raises(LearningError, match=r"round-000001.snapshot is damaged: .*remove the folder"):
             state.restore(1, half)
+        with pytest.raises(LearningError, match=r"round-000001.snapshot is damaged: .*remove the folder"):
+            state.of(ME.run, ME.client, ME.cut)
+
+    def test_a_snapshot_in_anothers_place_is_refused(self, tmp_path: Path, half: ClientHalf) -> None:
+        state, other = ClientState(tmp_path / "a"), ClientState(tmp_path / "b")
+        state.claim(ME)
+        other.claim(Identity(**{**ME.__dict__, "client": "client-02"}))
+        saved(state, half, 1, 2)
+        saved(other, half, 1)
+        for source in (tmp_path / "a" / "round-000002.snapshot", tmp_path / "b" / "round-000001.snapshot"):
+            shutil.copy(source, tmp_path / "a" / "round-000001.snapshot")
+            with pytest.raises(
+                LearningError, match=r"round-000001.snapshot is of another round, client or run .*remove the folder"
+            ):
+                state.of(ME.run, ME.client, ME.cut)
+
+    def test_snapshots_without_their_identity_are_refused(self, tmp_path: Path, half: ClientHalf) -> None:
+        state = ClientState(tmp_path)
+        state.claim(ME)
+        saved(state, half, 1)
+        state.close()
+        (tmp_path / "client.json").unlink()
+        with pytest.raises(LearningError, match="is of another round, client or run"):
+            ClientState(tmp_path).of(ME.run, ME.client, ME.cut)
+
+    def test_a_client_that_joins_again_keeps_its_snapshots(self, state: ClientState, half: ClientHalf) -> None:
+        state.of(ME.run, ME.client, ME.cut)
+        state.claim(ME)
+        saved(state, half, 1)
+        state.of(ME.run, ME.client, ME.cut)
+        state.claim(Identity(**{**ME.__dict__, "incarnation": 2}))
+        assert state.restore(1, half) == (1, Counters(10, 100))
 
     def test_a_snapshot_of_another_cut_is_refused(self, tmp_path: Path, network: Network, half: ClientHalf) -> None:
         state = ClientState(tmp_path)
@@ -132,8 +178,18 @@ class TestFolder:
         with pytest.raises(LearningError, match="is damaged"):
             state.restore(1, ClientHalf(network, 4, TRAINING))
 
-    @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"run": 1, "odd": 2}'])
-    def test_a_damaged_identity_is_named(self, tmp_path: Path, text: str) -> None:
-        (tmp_path / "client.json").write_text(text)
+    @pytest.mark.parametrize("old", [b'"incarnation": 1', b'"cut": 3', b'"run"', b'"fingerprint": "f'])
+    def test_an_edited_identity_is_refused(self, tmp_path: Path, old: bytes) -> None:
+        ClientState(tmp_path).claim(ME)
+        file = tmp_path / "client.json"
+        file.write_bytes(file.read_bytes().replace(old, old[:-1] + b"9"))
+        with pytest.raises(SettingsError, match=r"client.json is damaged: .*remove the folder"):
+            ClientState(tmp_path).of(ME.run, ME.client, ME.cut)
+
+    @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"run": 1, "odd": 2}', "[" * 100_000])
+    @pytest.mark.parametrize("sealed", [True, False])
+    def test_a_damaged_identity_is_named(self, tmp_path: Path, text: str, sealed: bool) -> None:
+        seal = hashlib.sha256(text.encode()).hexdigest() + "\n" if sealed else ""
+        (tmp_path / "client.json").write_text(seal + text)
         with pytest.raises(SettingsError, match=r"client.json is damaged: .*remove the folder"):
             ClientState(tmp_path).identity()

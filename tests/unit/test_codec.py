@@ -41,7 +41,7 @@ EXAMPLES: list[Message] = [
     Join(client="client-1", cut=3, incarnation=None, process="p", samples=60_000),
     Heartbeat(
         **WHO, process="p", round=3, confirmed=7, samples=2**40, bytes=2**50, loss=2.25,
-        scores=(Score(round=2, samples=10, client_correct=5, server_correct=6, server_answered=4),),
+        scores=(Score(round=2, samples=10, client_correct=5, server_correct=4, server_answered=6),),
     ),
     Leave(**WHO),
     Notice(round=4),
@@ -55,7 +55,7 @@ EXAMPLES: list[Message] = [
     Offer(round=9),
     InferenceRequest(client="client-1", request="r", version=0, cut=3, features=FEATURES),
     Prediction(client="client-1", request="r", probabilities=FEATURES, error=None),
-    DeadLetter(id="i", queue="q", reason="why", sender=None, client="client-1", round=1, sequence=None, body=b"body"),
+    DeadLetter(id="i", queue="q", reason="why", sender=None, client="client-1", round=1, sequence=None, size=4, body=b"body"),
 ]  # fmt: skip
 KINDS = tuple(MESSAGES.values())
 
