@@ -26,7 +26,7 @@ def main() -> None:
     failed = []
     with tempfile.TemporaryDirectory() as folder, started_servers(Path(folder)) as servers, lines.open("a") as file:
         print(f"at {_commit()}; results in {lines}, logs of seeds that fail beside it", flush=True)
-        undisturbed = Undisturbed(output)
+        undisturbed = Undisturbed(Path(folder))
         for seed in options.seeds:
             result = run_seed(make_plan(seed), servers, undisturbed, output / f"seed-{seed:04}")
             print(result, flush=True)
