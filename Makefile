@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 ARGS ?=
 
-.PHONY: help setup services train check test chaos bench docs
+.PHONY: help setup services train check test soak chaos bench docs
 
 help:
 	@echo "make train   train the digits experiment in this one process (ARGS='--set training.rounds=3')"
@@ -17,6 +17,7 @@ help:
 	@echo "make check   lint, formatting, types and import contracts"
 	@echo "make test    all tests (ARGS='-k name'), against a RabbitMQ and a Redis of their own"
 	@echo "make chaos   runs in which everything fails at random, and must end as if nothing had (ARGS='--seeds 0-99')"
+	@echo "make soak    minutes of standing still and hundreds of rounds: memory, queues and keys against their bounds"
 	@echo "make bench   speed and memory of this machine"
 	@echo "make docs    regenerate docs/settings.md"
 
@@ -37,6 +38,9 @@ test: $(INSTALLED) services
 
 chaos: $(INSTALLED) services
 	$(BIN)/python -m tests.chaos $(ARGS)
+
+soak: $(INSTALLED) services
+	$(BIN)/pytest -m soak -s $(ARGS) tests/soak
 
 bench: $(INSTALLED)
 	$(BIN)/splitee bench train

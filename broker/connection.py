@@ -1,8 +1,6 @@
-"""One AMQP connection, the thread that owns it, and what its failures mean."""
+"""One AMQP connection and the thread that owns it."""
 
 import logging
-import random
-import re
 import threading
 import time
 from collections.abc import Callable
@@ -14,9 +12,10 @@ import pika
 from pika.adapters.select_connection import IOLoop
 from pika.adapters.utils import io_services_utils
 from pika.channel import Channel as Channel  # named by the files that use channels: pika itself is imported here
-from pika.exceptions import AMQPError, ChannelClosed, ConnectionClosed, ConnectionClosedByClient
+from pika.exceptions import AMQPError, ConnectionClosedByClient
 
-from broker.errors import BrokerError, BrokerRefused, BrokerUnavailable, UnknownQueue
+from broker.errors import BrokerError, BrokerRefused, BrokerUnavailable
+from broker.failures import Backoff, translate
 
 log = logging.getLogger(__name__)
 logging.getLogger("pika").setLevel(logging.CRITICAL)  # it logs as errors what this module translates and repairs
@@ -25,51 +24,7 @@ io_services_utils._AsyncTransportBase._MAX_RECV_BYTES = 256 * 1024  # 4 KiB read
 T = TypeVar("T")
 Work = Callable[[Channel, Callable[[T], None]], None]
 
-_REFUSED = {403, 406, 501, 502, 503, 504, 505, 530, 540}  # AMQP reply codes that come again however often one tries
 _CLOSE_GRACE = 5.0  # seconds a broker has to answer the closing of a connection
-
-
-class Backoff:
-    """Delays in seconds before the next try: doubling from 0.1 to 5, jittered so that many clients spread out."""
-
-    def __init__(self) -> None:
-        self._tries = 0
-        self._random = random.Random()
-
-    def next(self) -> float:
-        """Return the next delay."""
-        delay = min(5.0, 0.1 * 2.0**self._tries)
-        self._tries = min(self._tries + 1, 10)
-        return delay * self._random.uniform(0.5, 1.0)
-
-    def reset(self) -> None:
-        """Start again from the shortest delay."""
-        self._tries = 0
-
-
-def translate(error: BaseException) -> BrokerError:
-    """Return what an exception of pika means to a role."""
-    code, text = _reply(error)
-    if code == 404 and ("no queue" in text or "no exchange" in text):
-        return UnknownQueue(text)
-    transient = "delivery acknowledgement" in text or "delivery tag" in text or "exclusive use" in text
-    if code in _REFUSED and not transient:
-        return BrokerRefused(text)
-    return BrokerUnavailable(text)
-
-
-def _reply(error: BaseException) -> tuple[int | None, str]:
-    """Return the broker's reply code, if it gave one, and the innermost reason."""
-    if isinstance(error, ChannelClosed | ConnectionClosed):
-        return error.reply_code, error.reply_text
-    nested = getattr(error, "exception", None) or (getattr(error, "exceptions", None) or [None])[-1]
-    nested = nested or next((argument for argument in error.args if isinstance(argument, BaseException)), None)
-    if nested is not None:
-        return _reply(nested)
-    text = str(error) or type(error).__name__
-    # pika keeps a close during the handshake only as the repr of the exception
-    handshake = re.search(r"ConnectionClosedByBroker: \((\d+)\) ['\"](.*)['\"]", text)
-    return (int(handshake[1]), handshake[2]) if handshake else (None, text)
 
 
 class Connection:
@@ -273,6 +228,13 @@ class Connection:
             on_open_error_callback=self._closed,
             on_close_callback=self._closed,
             custom_ioloop=self._loop,
+        )
+        self._pika.add_on_connection_blocked_callback(self._blocked)
+        self._pika.add_on_connection_unblocked_callback(lambda *_: log.warning("RabbitMQ at %s takes messages again", self.address))
+
+    def _blocked(self, _connection: object, frame: Any) -> None:
+        log.warning(
+            "RabbitMQ at %s takes no messages: %s; waiting until it has memory and disk again", self.address, frame.method.reason
         )
 
     def _closed(self, connection: object, error: BaseException) -> None:

@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Any
 
-from broker.connection import Backoff, Channel, Connection, translate
+from broker.connection import Channel, Connection
 from broker.errors import BrokerError, BrokerUnavailable
+from broker.failures import Backoff, translate
 from broker.transport import Delivery, Reopened, Sink
 
 log = logging.getLogger(__name__)

@@ -125,6 +125,13 @@ class Notice(Message):
     round: Positive
 
 
+class Echo(Message):
+    """What a coordinator says to itself, to know that it hears."""
+
+    sender: Name  # random, new for every coordinator
+    sent: float  # seconds of its monotonic clock
+
+
 class Leave(Message):
     """A client has heard that the run is finished."""
 
@@ -224,7 +231,7 @@ class DeadLetter(Message):
 MESSAGES: dict[str, type[Message]] = {
     kind.__name__: kind
     for kind in (
-        Frame, Activations, EndOfRound, Join, Heartbeat, Leave, Notice, Welcome, Refusal, Target,
+        Frame, Activations, EndOfRound, Join, Heartbeat, Leave, Notice, Echo, Welcome, Refusal, Target,
         Acknowledgement, Offer, InferenceRequest, Prediction, DeadLetter,
     )
 }  # fmt: skip

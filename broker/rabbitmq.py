@@ -10,9 +10,10 @@ from typing import Any
 
 import pika
 
-from broker.connection import Backoff, Channel, Connection, Work, translate
+from broker.connection import Channel, Connection, Work
 from broker.consumer import RabbitSubscription
 from broker.errors import BrokerError, UnknownQueue
+from broker.failures import Backoff, translate
 from broker.rabbitmq_queues import declare, declare_exchange, delete, depth
 from broker.topology import EXCHANGE, Queue
 from broker.transport import OnSettled, Settled, Sink, Subscription

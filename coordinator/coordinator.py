@@ -196,6 +196,7 @@ class Coordinator:
             self._nudge(kept.record)
             if not self._ledger.unfinished(kept.record):
                 self._ledger.freeze(self._rounds.leader, kept)
+                self._mailbox.post(lambda: None)  # averaging need not wait for the next tick
         elif kept.record.phase == "frozen":
             self._close(state, kept)
 
@@ -267,7 +268,7 @@ class Coordinator:
         self._ledger.lead(self._rounds.leader, [state.change(state.record.model_copy(update={"phase": "finished"}))])
 
     def _drop_silent(self) -> None:
-        for client in self._members.silent():
+        for client in self._members.silent() if self._reception.hears else ():
             self._members.give_up(client.id, f"silent for {self._experiment.transport.heartbeat_timeout:g} s")
 
     def _everyone_left(self, state: RunState) -> bool:

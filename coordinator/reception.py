@@ -6,9 +6,10 @@ from broker.dead_letters import DeadLetters
 from broker.errors import MalformedMessage
 from broker.events import ClientJoined, Emit
 from broker.mailbox import Mailbox
-from broker.messages import Heartbeat, Join, Leave, Message, Notice, Offer, Welcome
+from broker.messages import Echo, Heartbeat, Join, Leave, Message, Notice, Offer, Welcome
 from broker.settings import TransportSettings
 from broker.transport import Delivery, Reopened, Subscription, Transport
+from coordinator.hearing import Hearing
 from coordinator.membership import Membership
 from coordinator.store.ledger import Ledger
 
@@ -37,6 +38,7 @@ class Reception:
         self._dead = DeadLetters(transport, run, mailbox, emit, settings.message_limit)
         self._emit = emit
         self._left: set[str] = set()
+        self._hearing = Hearing(transport, topology.coordinator(run).name, settings.heartbeat_timeout)
         self._subscription: Subscription | None = None
 
     def open(self) -> None:
@@ -52,6 +54,12 @@ class Reception:
     def turn(self) -> None:
         """Send again what has to be, when it is time."""
         self._dead.turn()
+        self._hearing.turn()
+
+    @property
+    def hears(self) -> bool:
+        """Whether a client that is silent must be so by itself."""
+        return self._hearing.is_up_to_date
 
     def close(self) -> None:
         """Stop listening."""
@@ -65,8 +73,8 @@ class Reception:
             self._say(client.id, self._members.target(client))
 
     def offer(self, round: int, streams: int, ttl: float) -> None:
-        """Nudge idle workers; an offer is worth nothing after ttl seconds."""
-        for _ in range(min(streams, OFFERS_MOST)):
+        """Nudge idle workers; an offer is worth nothing after ttl seconds, and none is added to those the broker does not take."""
+        for _ in range(min(streams, OFFERS_MOST) if self.hears else 0):
             self._transport.publish(topology.offers(self._run).name, encode(Offer(round=round)), ttl=ttl)
 
     def remove_queues(self) -> None:
@@ -83,7 +91,7 @@ class Reception:
             self._members.listening_again()
             return
         try:
-            message = decode(item.body, Join, Heartbeat, Leave, Notice)
+            message = decode(item.body, Join, Heartbeat, Leave, Notice, Echo)
         except MalformedMessage as error:
             self._dead.refuse(item, None, str(error), lambda: self._ack(item))
             return
@@ -98,6 +106,8 @@ class Reception:
     def _leave(self, message: Leave) -> None:
         if message.client in self._ledger.roster().record.clients:
             self._left.add(message.client)
+        elif isinstance(message, Echo) and self._hearing.hear(message):
+            self._members.listening_again()
 
     def _admit(self, message: Join) -> None:
         known = message.client in self._ledger.roster().record.clients

@@ -1,7 +1,8 @@
 """The client: trains its half on its own data, publishes features, and never waits for a gradient."""
 
 import threading
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -27,6 +28,7 @@ from workers.run_settings import RunSettings
 from workers.window import Window
 
 WAIT_SECONDS = 0.5
+SAY_SECONDS = 1.0  # a wait that is shorter is not worth a word
 
 
 class _Rejoin(Exception):
@@ -226,20 +228,19 @@ class ClientWorker:
         self._turn(0)
         if (round, sequence) < self._window.durable:
             return size
-        self._wait_for_room(size)
+        self._wait_until(lambda: self._window.has_room(size), "the servers to catch up")
         self._window.publish((round, sequence), size)
         for frame in frames:
-            while self._outbox.full:
-                self._turn(WAIT_SECONDS)
+            self._wait_until(lambda: not self._outbox.full, "the broker to take what was sent")
             self._outbox.send(round, sequence, frame)
         return size
 
-    def _wait_for_room(self, size: int) -> None:
-        said = False
-        while not self._window.has_room(size):
-            if not said:
-                self._emit(Waiting(role=self._id, what="the servers to catch up"))
-                said = True
+    def _wait_until(self, holds: Callable[[], bool], what: str) -> None:
+        since: float | None = time.monotonic()
+        while not holds():
+            if since is not None and time.monotonic() - since > SAY_SECONDS:
+                self._emit(Waiting(role=self._id, what=what))
+                since = None
             self._turn(WAIT_SECONDS)
 
     def _turn(self, timeout: float) -> None:

@@ -30,7 +30,8 @@ class WorkerContext:
     settings: RunSettings
     network: Network
     ledger: Ledger
-    transport: Transport
+    transport: Transport  # what is consumed comes over it
+    control: Transport  # what is said goes over it: a broker that takes no messages reads no acknowledgements behind them
     mailbox: Mailbox
     keeper: LeaseKeeper
     dead: DeadLetters

@@ -53,7 +53,7 @@ class InferenceService:
         began = time.monotonic()
         answer = self._answer(request)
         del self._requests[chosen]
-        self._context.transport.publish(topology.inbox(self._context.settings.run, request.client).name, encode(answer))
+        self._context.control.publish(topology.inbox(self._context.settings.run, request.client).name, encode(answer))
         self._subscription.ack([delivery])
         samples = request.features.shape[0] if request.features.shape else 0
         self._context.emit(

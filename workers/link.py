@@ -11,10 +11,11 @@ from broker.errors import MalformedMessage
 from broker.events import Emit, MessageRefused, Waiting
 from broker.mailbox import Mailbox
 from broker.messages import Acknowledgement, Heartbeat, Join, Leave, Message, Prediction, Refusal, Score, Target, Welcome
-from broker.transport import Delivery, Reopened, Subscription, Transport
+from broker.transport import Delivery, OnSettled, Reopened, Subscription, Transport
 from workers.context import Stopped
 
 JOIN_SECONDS = 1.0
+HEARTBEATS_UNDER_WAY = 5  # at most: what a broker does not take piles up here
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Link:
         self._status: Status | None = None
         self._interval = JOIN_SECONDS
         self._wake = threading.Event()
+        self._room = threading.Semaphore(HEARTBEATS_UNDER_WAY)
         self._closed = False
         self._joining = False
         self._answer: Welcome | Refusal | None = None
@@ -99,7 +101,7 @@ class Link:
     def _beat(self) -> None:
         while not self._closed:
             status = self._status
-            if status is not None:
+            if status is not None and self._room.acquire(blocking=False):
                 self._say(
                     Heartbeat(
                         client=self._client,
@@ -111,13 +113,15 @@ class Link:
                         bytes=status.bytes,
                         loss=status.loss,
                         scores=status.scores,
-                    )
+                    ),
+                    lambda _: self._room.release(),
                 )
             self._wake.wait(self._interval)
             self._wake.clear()
 
-    def _say(self, message: Message) -> None:
-        self._transport.publish(topology.coordinator(self._run).name, encode(message), ttl=max(self._interval * 10, 10.0))
+    def _say(self, message: Message, on_settled: OnSettled | None = None) -> None:
+        queue, ttl = topology.coordinator(self._run).name, max(self._interval * 10, 10.0)
+        self._transport.publish(queue, encode(message), on_settled, ttl=ttl)
 
     def _receive(self, item: Delivery | Reopened) -> None:
         if isinstance(item, Reopened):

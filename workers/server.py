@@ -30,8 +30,8 @@ LOOK_SECONDS: Final = 1.0  # between two looks at the store while there is nothi
 class ServerWorker:
     """One member of the pool. It holds one stream at a time: its memory does not grow with the number of clients.
 
-    connect: called once, with the run's AMQP heartbeat in seconds: after some two of them a worker that stands still loses its
-    queues.
+    connect: called twice, with the run's AMQP heartbeat in seconds: after some two of them a worker that stands still loses its
+    queues. What is consumed and its acknowledgements go over one connection, what is said over the other.
     """
 
     def __init__(self, name: str, run: str, store: Store, connect: Callable[[int], Transport], emit: Emit) -> None:
@@ -77,7 +77,8 @@ class ServerWorker:
 
     def _context(self, record: RunRecord) -> WorkerContext:
         settings = RunSettings.from_json(record.experiment)
-        transport = self._connect(settings.transport.amqp_heartbeat)
+        heartbeat = settings.transport.amqp_heartbeat
+        transport, control = self._connect(heartbeat), self._connect(heartbeat)
         for queue in (topology.dead(settings.run), topology.offers(settings.run), topology.coordinator(settings.run)):
             transport.declare(queue)
         self._offers = transport.subscribe(topology.offers(settings.run).name, 1, self._mailbox.sink(self._offered))
@@ -87,9 +88,10 @@ class ServerWorker:
             network=build_network(settings.model, record.sample_shape, record.classes, settings.training.seed),
             ledger=self._ledger,
             transport=transport,
+            control=control,
             mailbox=self._mailbox,
             keeper=LeaseKeeper(self._ledger),
-            dead=DeadLetters(transport, settings.run, self._mailbox, self._emit, settings.transport.message_limit),
+            dead=DeadLetters(control, settings.run, self._mailbox, self._emit, settings.transport.message_limit),
             cache=ReplicaCache(),
             emit=self._emit,
             stop=self._stop,

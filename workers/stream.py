@@ -287,7 +287,7 @@ class StreamWorker:
         self._position.now_durable(record)
         for client in self._plan.clients:
             self._acknowledge(client)
-        context.transport.publish(topology.coordinator(context.settings.run).name, codec.encode(Notice(round=self._round)))
+        context.control.publish(topology.coordinator(context.settings.run).name, codec.encode(Notice(round=self._round)))
         context.emit(
             StreamCommitted(worker=context.name, round=self._round, stream=self._plan.id, samples=record.tallies().samples)
         )
@@ -309,4 +309,4 @@ class StreamWorker:
             samples=tallies.samples,
             resend=resend,
         )
-        self._context.transport.publish(topology.inbox(self._context.settings.run, client.id).name, codec.encode(message))
+        self._context.control.publish(topology.inbox(self._context.settings.run, client.id).name, codec.encode(message))

@@ -14,6 +14,7 @@ from broker.messages import (
     Acknowledgement,
     Activations,
     DeadLetter,
+    Echo,
     EndOfRound,
     Frame,
     Heartbeat,
@@ -45,6 +46,7 @@ EXAMPLES: list[Message] = [
     ),
     Leave(**WHO),
     Notice(round=4),
+    Echo(sender="c", sent=12.5),
     Welcome(
         **WHO, process="p", cut=3, part=0, parts=4, experiment="{}", fingerprint="f", first_round=1,
         sample_shape=(3, 32, 32), classes=10,
