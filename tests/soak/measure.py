@@ -78,10 +78,10 @@ def rabbitmqctl(server: PrivateServer, *arguments: str) -> str:
     return done.stdout
 
 
-def queue_bytes(server: PrivateServer) -> dict[str, int]:
-    """Return the bytes of messages in every queue, ready and unacknowledged."""
-    lines = rabbitmqctl(server, "list_queues", "--no-table-headers", "name", "message_bytes").splitlines()
-    return {name: int(size) for name, size in (line.split() for line in lines)}
+def queues(server: PrivateServer) -> dict[str, int]:
+    """Return the number of messages in every queue, ready and unacknowledged."""
+    lines = rabbitmqctl(server, "list_queues", "--no-table-headers", "name", "messages").splitlines()
+    return {name: int(number) for name, number in (line.split() for line in lines)}
 
 
 def resident(pid: int) -> int:

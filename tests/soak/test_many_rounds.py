@@ -14,7 +14,7 @@ from coordinator.store.memory import MemoryStore
 from coordinator.store.records import round_key, scores_key, version_key
 from tests.end_to_end.harness import Deployment, summary, tiny, train
 from tests.soak.conftest import Deploy
-from tests.soak.measure import MIB, Footprint, queue_bytes
+from tests.soak.measure import MIB, Footprint, queues
 
 SMALL = ("clients.count=2", "clients.cuts=[3, 5]", "data.train_limit=64", "data.partition=iid")  # two batches a client and round
 ROUND_BYTES = 4096  # of the store that a closed round may keep
@@ -84,8 +84,8 @@ def test_nothing_grows_with_the_rounds(
     assert redis_keys(deployment, redis_server.url) == {
         "documents", "versions", "scopes", *leases, *(f"blobs:{scope}" for scope in kept)
     }  # fmt: skip
-    queues = ("offers", "inference", "coordinator", "dead", "inbox.client-01", "inbox.client-02")
-    assert queue_bytes(rabbitmq_server).keys() == {f"splitee.{deployment.run}.{queue}" for queue in queues}
+    left = ("offers", "inference", "coordinator", "dead", "inbox.client-01", "inbox.client-02")
+    assert queues(rabbitmq_server).keys() == {f"splitee.{deployment.run}.{queue}" for queue in left}
 
 
 def report(deployment: Deployment, found: list[tuple[dict[str, Footprint], int]], batches: int) -> None:
