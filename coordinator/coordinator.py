@@ -8,23 +8,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from broker.errors import BrokerUnavailable
-from broker.events import Emit, Progress, RoundClosed, RoundOpened, RunStarted, Waiting
+from broker.events import Emit, RoundClosed, RoundOpened, RunStarted, Waiting
 from broker.mailbox import Mailbox
 from broker.transport import Transport
+from coordinator.deadlines import Deadlines
 from coordinator.errors import LeaseLost, RunFailed, StoreUnavailable
 from coordinator.experiment import Experiment
 from coordinator.membership import Membership
 from coordinator.reception import Reception
+from coordinator.reporter import Reporter
 from coordinator.results import Results
 from coordinator.rounds import Rounds
 from coordinator.store.interface import Lease, Store
 from coordinator.store.lease_keeper import LeaseKeeper
 from coordinator.store.ledger import Kept, Ledger
-from coordinator.store.records import LEADER, Roster, RoundRecord, RunRecord, RunState, Tallies
+from coordinator.store.records import LEADER, Roster, RoundRecord, RunRecord, RunState
 from learning.layers import Network
 
 TICK = 0.2  # seconds between two looks at the store
-OFFER_SECONDS = 5.0  # between two nudges about the same round
 SAY_SECONDS = 5.0  # between two words about clients that are missing
 
 
@@ -35,8 +36,6 @@ class _Clock:
     started: float
     below_quorum: float | None = None
     said: float = 0.0
-    offered: float = 0.0
-    progress: float = 0.0
     finished: float = 0.0
 
 
@@ -123,6 +122,7 @@ class Coordinator:
         """Lead until the run is over, another coordinator takes over, or this one is asked to stop."""
         self._rounds = Rounds(self._ledger, self._experiment, self._network, lease)
         self._members = Membership(self._ledger, self._experiment, self._record, self._network, lease, self._emit)
+        self._deadlines = Deadlines(self._ledger, self._experiment.clients.round_timeout, self._members.confirmed)
         self._results = Results(self._output, self._ledger, self._experiment, self._emit)
         self._reception = Reception(
             self._record.name,
@@ -133,6 +133,7 @@ class Coordinator:
             self._mailbox,
             self._emit,
         )
+        self._reporter = Reporter(self._ledger, self._members, self._reception, self._emit)
         try:
             self._go_on()
             self._rounds.initialise()
@@ -193,7 +194,8 @@ class Coordinator:
         if kept is None:
             raise RunFailed(f"round {state.record.round} is gone from the store")
         if kept.record.phase == "open":
-            self._nudge(kept.record)
+            self._drop_overdue(kept.record)
+            self._reporter.turn(kept.record)
             if not self._ledger.unfinished(kept.record):
                 self._ledger.freeze(self._rounds.leader, kept)
                 self._mailbox.post(lambda: None)  # averaging need not wait for the next tick
@@ -208,8 +210,7 @@ class Coordinator:
         if opened is not None:
             clients = sum(len(plan.clients) for plan in opened.streams)
             self._emit(RoundOpened(round=opened.round, streams=len(opened.streams), clients=clients))
-            self._clock.offered = 0.0
-            self._nudge(opened)
+            self._reporter.turn(opened)
             self._reception.tell_everyone()
 
     def _close(self, state: Kept[RunState], kept: Kept[RoundRecord]) -> None:
@@ -271,6 +272,10 @@ class Coordinator:
         for client in self._members.silent() if self._reception.hears else ():
             self._members.give_up(client.id, f"silent for {self._experiment.transport.heartbeat_timeout:g} s")
 
+    def _drop_overdue(self, round: RoundRecord) -> None:
+        for client in self._deadlines.overdue(round):
+            self._members.give_up(client, f"held up round {round.round} for {self._experiment.clients.round_timeout:g} s")
+
     def _everyone_left(self, state: RunState) -> bool:
         """Write the results, tell the clients, and return whether all have heard the end or have had time enough to."""
         if not self._clock.finished:
@@ -283,28 +288,3 @@ class Coordinator:
             self._reception.remove_queues()
             return True
         return False
-
-    def _nudge(self, record: RoundRecord) -> None:
-        now = time.monotonic()
-        if now - self._clock.offered > OFFER_SECONDS:
-            self._clock.offered = now
-            self._reception.offer(record.round, len(record.streams), OFFER_SECONDS)
-        if now - self._clock.progress > 1.0:
-            self._clock.progress = now
-            self._report(record)
-
-    def _report(self, record: RoundRecord) -> None:
-        streams = self._ledger.streams(record)
-        tallies = sum((stream.record.tallies() for stream in streams.values()), Tallies())
-        self._emit(
-            Progress(
-                round=record.round,
-                clients=sum(len(plan.clients) for plan in record.streams),
-                streams=len(record.streams),
-                streams_committed=sum(stream.record.status == "committed" for stream in streams.values()),
-                client_samples=self._members.heard_samples(),
-                server_samples=tallies.samples,
-                client_loss=self._members.heard_loss(record.round),
-                server_loss=tallies.server_loss,
-            )
-        )

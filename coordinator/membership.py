@@ -1,5 +1,6 @@
 """Who takes part: admits clients, gives up those that fall silent, and tells each what it must know."""
 
+import sys
 import time
 from dataclasses import dataclass, field
 
@@ -22,6 +23,7 @@ class _Heard:
     bytes: int = 0
     loss: float | None = None
     round: int = 0
+    confirmed: int = 0
 
 
 @dataclass
@@ -70,7 +72,9 @@ class Membership:
             return Refusal(client=message.client, process=message.process, reason=reason)
         if known.process != message.process:
             return None
-        self._heard[message.client] = _Heard(time.monotonic(), message.samples, message.bytes, message.loss, message.round)
+        self._heard[message.client] = _Heard(
+            time.monotonic(), message.samples, message.bytes, message.loss, message.round, message.confirmed
+        )
         self._record_scores(known, message.scores)
         return self.target(known)
 
@@ -83,7 +87,9 @@ class Membership:
         state = self.ledger.state().record
         taking_part = state.round > state.closed and known.first_round <= state.round
         left = known.model_copy(update={"state": "closing" if taking_part else "gone", "reason": reason})
-        departure = Departure(client=client, cut=known.cut, incarnation=known.incarnation, round=state.round, reason=reason)
+        departure = Departure(
+            client=client, cut=known.cut, incarnation=known.incarnation, round=state.round, reason=reason, at=time.time()
+        )
         changed = Roster(clients={**kept.record.clients, client: left}, departures=[*kept.record.departures, departure])
         if self.ledger.lead(self.leader, [kept.change(changed)]):
             self.emit(ClientDropped(client=client, round=state.round, reason=reason))
@@ -121,6 +127,13 @@ class Membership:
     def heard_samples(self) -> int:
         """Return samples trained by clients, as far as heard."""
         return sum(heard.samples for heard in self._heard.values())
+
+    def confirmed(self, client: str, round: int) -> int:
+        """Return the sequence of a round before which the broker has everything of a client, as far as heard."""
+        heard = self._heard.get(client)
+        if heard is None or heard.round < round:
+            return 0
+        return heard.confirmed if heard.round == round else sys.maxsize
 
     def heard_loss(self, round: int) -> float | None:
         """Return the mean local loss in a round, as far as heard."""

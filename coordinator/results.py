@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 from broker.events import Emit, RoundEvaluated, RunFinished
 from broker.messages import Score
 from coordinator.experiment import Experiment
 from coordinator.store.ledger import Ledger
-from coordinator.store.records import RoundRecord, RunState, Tallies, VersionRecord
+from coordinator.store.records import Departure, RoundRecord, RunState, Tallies, VersionRecord
 from learning.tensors import State, fingerprint, pack, unpack
 
 Accuracy = dict[str, dict[str, float]]
@@ -134,13 +135,23 @@ class Results:
             "parameters_sha256": digest,
             "accuracy": self._accuracy(training.rounds),
             "accuracy_by_client": self._accuracy_by_client(training.rounds),
-            "dropouts": [departure.model_dump() for departure in roster.departures],
+            "samples_discarded": totals.discarded_samples,
+            "dropouts": [self._dropout(departure) for departure in roster.departures],
             "duplicates_dropped": totals.duplicates,
             "refused": totals.refused,
             "divergent_replay": totals.divergent,
             "fingerprint": self._experiment.fingerprint(),
             "versions": run.versions if run else {},
         }
+
+    def _dropout(self, departure: Departure) -> dict[str, object]:
+        """Return who left, when and why, and how many batches of its last round count; None: it took no part in one."""
+        kept = self._ledger.round(departure.round)
+        closings = kept.record.closings if kept else []
+        mine = (c for c in closings if (c.client, c.incarnation) == (departure.client, departure.incarnation))
+        closing = next(mine, None)
+        at = datetime.fromtimestamp(departure.at, UTC).isoformat(timespec="seconds")
+        return {**departure.model_dump(), "at": at, "batches_kept": closing.batches if closing else None}
 
 
 def round_to(value: float) -> float:

@@ -81,13 +81,16 @@ class Rounds:
         previous = self.ledger.version(number - 1)
         if previous is None:
             raise RunFailed(f"version {number - 1} of the layers is gone from the store; round {number} cannot be averaged")
+        roster = self.ledger.roster()
         streams = self.ledger.streams(kept.record)
         frozen = [streams[name].record for name in kept.record.frozen]
         tallies = sum((stream.tallies() for stream in frozen), Tallies())
         seconds = time.time() - kept.record.opened_at
-        closed = kept.record.model_copy(update={"phase": "closed", "tallies": tallies, "seconds": seconds})
+        gone = {departure.client for departure in roster.record.departures if departure.round == number}
+        closings = [stream.closing(client) for stream in frozen for client in stream.clients if client in gone]
+        changes = {"phase": "closed", "tallies": tallies, "seconds": seconds, "closings": closings}
+        closed = kept.record.model_copy(update=changes)
         version = self._version(number, previous.record, frozen)
-        roster = self.ledger.roster()
         outdated = self.ledger.version(number - 2) if number >= 2 else None
         writes = [
             Kept(version_key(number), version, None).change(version),

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -38,6 +38,12 @@ class ClientsSettings(Section):
     min_clients: Positive = Field(1, description="clients needed to start without the missing ones, and to go on")
     join_timeout: Seconds = Field(60.0, description="seconds after which the first round opens without the missing clients")
     quorum_timeout: Seconds = Field(600.0, description="seconds below min_clients after which the run fails")
+    round_timeout: Seconds | None = Field(
+        None, description="seconds for which a client may hold up a round, the servers waiting for it, until it is given up"
+    )
+    on_dropout: Literal["keep", "discard"] = Field(
+        "keep", description="what counts of a client given up in mid-round: keep all that arrived, or discard its part of the round"
+    )
 
     @model_validator(mode="after")
     def _says_once_who_takes_part(self) -> Self:

@@ -72,6 +72,13 @@ class Position:
         self.unsaved = True
         self._update(client, ended=True, closed=f"{reason} before sequence {self.of(client).sequence}")
 
+    def discard(self, client: str, reason: str) -> None:
+        """The client's round ends here, and nothing of it counts: the replica is what it was before."""
+        self.close(client, reason)
+        done = self.of(client).tallies
+        left = Tallies(refused=done.refused, duplicates=done.duplicates, divergent=done.divergent, discarded_samples=done.samples)
+        self._update(client, discarded=True, tallies=left)
+
     def refused(self, client: str, sequence: int, reason: str) -> None:
         """One sequence cannot be trained: it leaves a hole, and the position goes on."""
         self._move(client, Tallies(refused=1), holes=[*self.of(client).holes, Hole(sequence=sequence, reason=reason)], digest="")

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from broker.events import CheckpointSaved, Emit
 from coordinator.store.interface import BlobRef
 from coordinator.store.ledger import Claim, Ledger
-from coordinator.store.records import StreamRecord, VersionRecord, stream_key
+from coordinator.store.records import Savepoint, StreamRecord, VersionRecord, stream_key
 from learning.halves import ServerHalf
 from learning.layers import Network
 from learning.settings import TrainingSettings
@@ -64,7 +64,9 @@ def load_replica(
         half.load_state_of(f"layer{number}", cache.layer(ledger, number, layers[number]))
     optimizer = record.optimizer if record.layers else start.optimizers.get(record.stream)
     if optimizer is not None:
-        half.load_optimizer_state(cache.optimizer(ledger, record.stream, optimizer))
+        state = cache.optimizer(ledger, record.stream, optimizer)
+        here = tuple(f"layer{number}." for number in half.numbers)  # a client with more of the layers may have left the stream
+        half.load_optimizer_state({name: tensor for name, tensor in state.items() if name.startswith(here)})
     half.begin_round(record.round)
     return half
 
@@ -91,10 +93,15 @@ class Saver:
         """The stream as it was last written."""
         return self.claim.kept.record
 
-    def start(self, half: ServerHalf, record: StreamRecord, done: Callable[["Future[StreamRecord]"], None]) -> None:
-        """Begin to save a replica with its position. ``done`` is called on the saver's thread."""
+    def start(
+        self, half: ServerHalf, record: StreamRecord, done: Callable[["Future[StreamRecord]"], None], *, savepoint: bool = False
+    ) -> None:
+        """Begin to save a replica with its position. ``done`` is called on the saver's thread.
+
+        savepoint: later checkpoints keep this one too, until the next savepoint or the commit.
+        """
         layers, optimizer = _clone(half)
-        self._future = self._pool.submit(self._save, layers, optimizer, record)
+        self._future = self._pool.submit(self._save, layers, optimizer, record, savepoint)
         self._future.add_done_callback(done)
 
     def finish(self, future: "Future[StreamRecord]") -> StreamRecord:
@@ -117,13 +124,21 @@ class Saver:
         """Wait for what is under way."""
         self._pool.shutdown(wait=True)
 
-    def _save(self, layers: dict[int, State], optimizer: State, record: StreamRecord) -> StreamRecord:
+    def _save(self, layers: dict[int, State], optimizer: State, record: StreamRecord, savepoint: bool = False) -> StreamRecord:
         began = time.monotonic()
         values = [pack(state) for state in layers.values()]
         values.append(pack(optimizer))
         scope = stream_key(record.round, record.stream)
         refs = self._ledger.store.put_blobs(scope, values)
-        saved = record.model_copy(update={"layers": dict(zip(layers, refs[:-1], strict=True)), "optimizer": refs[-1]})
+        replica = Savepoint(layers=dict(zip(layers, refs[:-1], strict=True)), optimizer=refs[-1])
+        point = replica if savepoint else self.record.savepoint
+        saved = record.model_copy(
+            update={
+                "layers": replica.layers,
+                "optimizer": replica.optimizer,
+                "savepoint": None if record.status == "committed" else point,
+            }
+        )
         superseded = self.claim.kept.record.blobs() - saved.blobs()
         self.claim = self._ledger.advance(self.claim, saved)
         self._ledger.store.drop_blobs(superseded)

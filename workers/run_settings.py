@@ -22,6 +22,7 @@ class RunSettings:
     data: DataSettings
     training: TrainingSettings
     transport: TransportSettings
+    discards: bool  # whether what a client sent in a round is rolled back when it is given up
 
     @classmethod
     def from_json(cls, text: str) -> "RunSettings":
@@ -34,6 +35,7 @@ class RunSettings:
                 data=DataSettings.model_validate(sections["data"]),
                 training=TrainingSettings.model_validate(sections["training"]),
                 transport=TransportSettings.model_validate(sections["transport"]),
+                discards=sections["clients"]["on_dropout"] == "discard",
             )
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise SettingsError(

@@ -22,6 +22,7 @@ from coordinator.store.records import (
     stream_lease,
 )
 from learning.errors import TensorError
+from learning.halves import ServerHalf
 from workers.batches import check_activations, check_marker, check_size
 from workers.context import Released, Stopped, WorkerContext
 from workers.features import next_digest
@@ -57,9 +58,8 @@ class StreamWorker:
         self._position = Position(plan, claim.kept.record.model_copy(update={"worker": context.name}))
         self._saver = Saver(context.ledger, claim, context.cache, context.emit)
         self._round = claim.kept.record.round
-        self._half = load_replica(
-            context.network, context.settings.training, context.ledger, start, self._position.record(), context.cache
-        )
+        self._start = start
+        self._half = self._load(self._position.record())
         now = time.monotonic()
         self._timers = _Timers(saved=now, arrived=now)
         self._prefetch = context.settings.prefetch(context.network)
@@ -85,9 +85,16 @@ class StreamWorker:
             self._saver.close()
             del self._half  # worker, intake and sink refer to each other: the replica would wait for the garbage collector
 
+    def _load(self, record: StreamRecord) -> ServerHalf:
+        context = self._context
+        return load_replica(context.network, context.settings.training, context.ledger, self._start, record, context.cache)
+
     def _train(self, client: StreamClient) -> None:
         context = self._context
         progress = self._position.of(client.id)
+        if context.settings.discards and progress.sequence == 0 and client is not self._plan.clients[0]:
+            self._wait_for_saver()
+            self._checkpoint(savepoint=True)
         intake = Intake(
             client,
             self._round,
@@ -124,9 +131,9 @@ class StreamWorker:
             self._timers.arrived = time.monotonic()
             self._take_effect(client, intake, frames)
         elif self._position.of(client.id).tallies.refused > context.settings.transport.refused_limit:
-            self._position.close(client.id, "too many of its messages were refused")
+            self._close(client, "too many of its messages were refused")
         elif context.keeper.closing(client.id, client.incarnation) and self._silent() > DRAIN_SECONDS:
-            self._position.close(client.id, "dropped out")
+            self._close(client, "dropped out")
         elif self._silent() > context.settings.transport.starved_seconds:
             self._starved(client, intake)
         if self._checkpoint_is_due(intake):
@@ -140,6 +147,22 @@ class StreamWorker:
         self._context.dead.turn()
         if self._context.stop.is_set():
             raise Stopped
+
+    def _close(self, client: StreamClient, reason: str) -> None:
+        """End a client's round before its marker, and keep or discard what came before."""
+        if not self._context.settings.discards:
+            self._position.close(client.id, reason)
+            return
+        self._wait_for_saver()
+        point = self._saver.record.savepoint
+        replica = {"layers": point.layers, "optimizer": point.optimizer} if point else {"layers": {}, "optimizer": None}
+        self._half = self._load(self._position.record().model_copy(update=replica))
+        self._position.discard(client.id, reason)
+
+    def _wait_for_saver(self) -> None:
+        while self._saver.busy:
+            self._mind()
+            self._context.mailbox.handle(TICK)
 
     def _silent(self) -> float:
         return time.monotonic() - self._timers.arrived
@@ -180,7 +203,7 @@ class StreamWorker:
             check_marker(message, frames[0].sequence, client.cut, context.network, context.settings.training)
         except TensorError as error:  # nothing comes after a marker: the round ends here, without it
             self._refuse(client, intake, frames, f"round {self._round}, end of round: {error}")
-            self._position.close(client.id, "its end of round was refused")
+            self._close(client, "its end of round was refused")
             return
         if message.half is not None:
             ref = self._context.ledger.store.put_blobs(stream_key(self._round, self._plan.id), [message.half])[0]
@@ -251,7 +274,7 @@ class StreamWorker:
             or (self._silent() >= settings.starved_seconds and since * SAVING_SHARE >= self._saver.seconds)
         )
 
-    def _checkpoint(self) -> None:
+    def _checkpoint(self, *, savepoint: bool = False) -> None:
         self._count_duplicates()
         record = self._position.record()
         self._position.unsaved = False
@@ -260,7 +283,7 @@ class StreamWorker:
         def done(future: "Future[StreamRecord]") -> None:
             self._context.mailbox.post(lambda: self._saved(future))
 
-        self._saver.start(self._half, record, done)
+        self._saver.start(self._half, record, done, savepoint=savepoint)
 
     def _saved(self, future: "Future[StreamRecord]") -> None:
         if self._over:  # the saver ended after the stream did

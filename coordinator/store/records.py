@@ -95,6 +95,7 @@ class Departure(Record):
     incarnation: int
     round: int
     reason: str
+    at: float  # seconds since the epoch, by the coordinator's clock
 
 
 class Roster(Record):
@@ -141,6 +142,7 @@ class Tallies(Record):
     dropped_samples: int = 0
     client_samples: int = 0  # trained by client halves, as their markers say
     client_loss_sum: float = 0.0
+    discarded_samples: int = 0  # trained and rolled back
 
     @property
     def server_loss(self) -> float | None:
@@ -157,6 +159,15 @@ class Tallies(Record):
         return Tallies(**{name: mine[name] + theirs[name] for name in mine})
 
 
+class Closing(Record):
+    """How many batches count of a client that was given up in a round."""
+
+    client: str
+    incarnation: int
+    batches: int
+    discarded: bool  # what it had sent was rolled back
+
+
 class RoundRecord(Record):
     """A round: its streams, and after the freeze which of them count."""
 
@@ -167,6 +178,7 @@ class RoundRecord(Record):
     opened_at: float  # seconds since the epoch, by the coordinator's clock
     seconds: float = 0.0  # from opened to closed
     tallies: Tallies = Tallies()
+    closings: list[Closing] = []
 
     def plan_of(self, client: str) -> StreamPlan | None:
         """Return the stream that a client is in, None if it takes no part."""
@@ -188,9 +200,21 @@ class ClientProgress(Record):
     sequence: int = 0
     ended: bool = False
     closed: str = ""  # why it ended before its marker
+    discarded: bool = False  # what came before that was rolled back
     digest: str = ""  # hex; running SHA-256 over what was trained
     tallies: Tallies = Tallies()
     holes: list[Hole] = []
+
+
+class Savepoint(Record):
+    """A replica as it was when a stream went over to its next client."""
+
+    layers: dict[int, BlobRef]
+    optimizer: BlobRef
+
+    def blobs(self) -> set[BlobRef]:
+        """Return all blobs that it points to."""
+        return {*self.layers.values(), self.optimizer}
 
 
 class StreamRecord(Record):
@@ -204,10 +228,19 @@ class StreamRecord(Record):
     layers: dict[int, BlobRef] = {}
     optimizer: BlobRef | None = None
     halves: dict[str, BlobRef] = {}
+    savepoint: Savepoint | None = None  # where its client began; None: where the round starts, or nothing is ever discarded
 
     def blobs(self) -> set[BlobRef]:
         """Return all blobs that this document points to."""
-        return {*self.layers.values(), *self.halves.values(), *([self.optimizer] if self.optimizer else [])}
+        saved = self.savepoint.blobs() if self.savepoint else set()
+        return {*self.layers.values(), *self.halves.values(), *([self.optimizer] if self.optimizer else []), *saved}
+
+    def closing(self, client: str) -> Closing:
+        """Return what counts of a client that was given up, in mid-round or after its last batch."""
+        progress = self.clients[client]
+        marker = progress.ended and not progress.closed
+        batches = 0 if progress.discarded else progress.sequence - marker
+        return Closing(client=client, incarnation=progress.incarnation, batches=batches, discarded=progress.discarded)
 
     def tallies(self) -> Tallies:
         """Return the sum over its clients."""
@@ -225,7 +258,7 @@ class VersionRecord(Record):
 
     def layers_of(self, stream: str) -> dict[int, BlobRef]:
         """Return the layers that a stream's replica starts from and that its clients' inference uses."""
-        return self.replicas.get(stream, self.layers)
+        return {**self.layers, **self.replicas.get(stream, {})}
 
     def scopes(self) -> set[str]:
         """Return the scopes of all blobs that this document points to."""

@@ -18,6 +18,7 @@ from learning.partition import partition
 from learning.settings import OptimizerSettings
 from learning.tensors import State
 
+TOLERANCE = 1e-6  # of values around 0.1 to 1
 Batch = tuple[torch.Tensor, torch.Tensor]  # features at the cut, labels
 
 
@@ -43,8 +44,12 @@ class Replica:
     samples: dict[str, int] = field(default_factory=dict)  # by client, in the round
 
 
-def train_reference(experiment: Experiment) -> dict[str, State]:
-    """Return the final layers under the names of a run's files."""
+def train_reference(experiment: Experiment, left: dict[str, tuple[int, int]] | None = None) -> dict[str, State]:
+    """Return the final layers under the names of a run's files.
+
+    left: client -> the round in which it was given up, and how many of its batches in that round count.
+    """
+    left = left or {}
     torch.set_num_threads(1)
     training = experiment.training
     dataset = load_dataset(experiment.data, training.seed)
@@ -58,7 +63,8 @@ def train_reference(experiment: Experiment) -> dict[str, State]:
     replicas = [_replica(network, members, training.server) for members in _streams(clients, experiment)]
     shared = {number: network.build_layer(number) for number in range(4, network.depth + 1)}  # the smallest cut is 3
     for turn in range(1, training.rounds + 1):
-        batches = {client.name: _train_client(client, turn, _rate(training.client, turn, training.rounds)) for client in clients}
+        rate = _rate(training.client, turn, training.rounds)
+        batches = {client.name: _train_client(client, turn, rate)[: _kept(client, turn, left)] for client in clients}
         for replica in replicas:
             for number, layer in replica.layers.items():
                 layer.load_state_dict(shared[number].state_dict())
@@ -66,10 +72,16 @@ def train_reference(experiment: Experiment) -> dict[str, State]:
                 replica.optimizer = _adam(training.server, _parameters(replica.layers))
             _train_replica(replica, batches, _rate(training.server, turn, training.rounds))
         for number, layer in shared.items():
-            layer.load_state_dict(_mean(number, replicas, by_samples=training.weighting == "samples"))
+            mean = _mean(number, replicas, by_samples=training.weighting == "samples")
+            layer.load_state_dict(mean or layer.state_dict())
     return {f"server-layer{number}": layer.state_dict() for number, layer in shared.items()} | {
-        f"client-{client.name}": _half_state(client) for client in clients
+        f"client-{client.name}": _half_state(client) for client in clients if client.name not in left
     }
+
+
+def _kept(client: Client, turn: int, left: dict[str, tuple[int, int]]) -> int | None:
+    last, batches = left.get(client.name, (turn + 1, 0))
+    return None if turn < last else batches if turn == last else 0
 
 
 def _client(network: Network, name: str, cut: int, data: ClientData, settings: OptimizerSettings) -> Client:
@@ -144,9 +156,12 @@ def _mean(number: int, replicas: list[Replica], *, by_samples: bool) -> State:
     weighted = []
     for replica in replicas:
         through = [client for client in replica.clients if client.cut < number]
+        through = [client for client in through if replica.samples[client.name]]
         weight = sum(replica.samples[client.name] for client in through) if by_samples else len(through)
         if weight:
             weighted.append((weight, replica.layers[number].state_dict()))
+    if not weighted:
+        return {}
     total = sum(weight for weight, _ in weighted)
     mean = copy.deepcopy(weighted[0][1])
     for name, tensor in mean.items():
@@ -163,3 +178,18 @@ def _half_state(client: Client) -> State:
     for number, layer in enumerate(client.layers, 1):
         state |= {f"layer{number}.{name}": tensor for name, tensor in layer.state_dict().items()}
     return state
+
+
+def assert_equal(trained: dict[str, State], expected: dict[str, State]) -> None:
+    """Fail unless the files of a run hold what plain loops give."""
+    assert trained.keys() == expected.keys()
+    for file, state in expected.items():
+        assert trained[file].keys() == state.keys(), file
+        for name, tensor in state.items():
+            found = trained[file][name]
+            assert (found.dtype, found.shape) == (tensor.dtype, tensor.shape), f"{file} {name}"
+            if not tensor.is_floating_point():
+                assert torch.equal(found, tensor), f"{file} {name} is {found}, plain loops give {tensor}"
+                continue
+            apart = (found - tensor).abs().max().item()
+            assert apart <= TOLERANCE, f"{file} {name} is off by {apart:.2g}"

@@ -1,0 +1,48 @@
+"""What is said about an open round, now and then. Nothing here decides anything."""
+
+import time
+
+from broker.events import Emit, Progress
+from coordinator.membership import Membership
+from coordinator.reception import Reception
+from coordinator.store.ledger import Ledger
+from coordinator.store.records import RoundRecord, Tallies
+
+OFFER_SECONDS = 5.0  # between two nudges about the same round
+PROGRESS_SECONDS = 1.0
+
+
+class Reporter:
+    """Nudges idle workers and tells listeners how far the round is."""
+
+    def __init__(self, ledger: Ledger, members: Membership, reception: Reception, emit: Emit) -> None:
+        self._ledger = ledger
+        self._members = members
+        self._reception = reception
+        self._emit = emit
+        self._round = 0
+        self._offered = self._reported = 0.0
+
+    def turn(self, record: RoundRecord) -> None:
+        """Say what is due; workers are nudged at once when a round is new."""
+        now = time.monotonic()
+        if record.round != self._round or now - self._offered > OFFER_SECONDS:
+            self._round, self._offered = record.round, now
+            self._reception.offer(record.round, len(record.streams), OFFER_SECONDS)
+        if now - self._reported > PROGRESS_SECONDS:
+            self._reported = now
+            self._emit(self._progress(record))
+
+    def _progress(self, record: RoundRecord) -> Progress:
+        streams = self._ledger.streams(record)
+        tallies = sum((stream.record.tallies() for stream in streams.values()), Tallies())
+        return Progress(
+            round=record.round,
+            clients=sum(len(plan.clients) for plan in record.streams),
+            streams=len(record.streams),
+            streams_committed=sum(stream.record.status == "committed" for stream in streams.values()),
+            client_samples=self._members.heard_samples(),
+            server_samples=tallies.samples,
+            client_loss=self._members.heard_loss(record.round),
+            server_loss=tallies.server_loss,
+        )
