@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 ARGS ?=
 
-.PHONY: help setup services train check test soak chaos bench docs
+.PHONY: help setup services train check test soak chaos fuzz bench docs
 
 help:
 	@echo "make train   train the digits experiment in this one process (ARGS='--set training.rounds=3')"
@@ -18,6 +18,7 @@ help:
 	@echo "make test    all tests (ARGS='-k name'), against a RabbitMQ and a Redis of their own"
 	@echo "make chaos   runs in which everything fails at random, and must end as if nothing had (ARGS='--seeds 0-99')"
 	@echo "make soak    minutes of standing still and hundreds of rounds: memory, queues and keys against their bounds"
+	@echo "make fuzz    a million mutated messages through the decoder and a server worker (ARGS='--count 10000 --seed 1')"
 	@echo "make bench   speed and memory of this machine"
 	@echo "make docs    regenerate docs/settings.md"
 
@@ -41,6 +42,9 @@ chaos: $(INSTALLED) services
 
 soak: $(INSTALLED) services
 	$(BIN)/pytest -m soak -s $(ARGS) tests/soak
+
+fuzz: $(INSTALLED)
+	$(BIN)/python -m tests.fuzz.run $(ARGS)
 
 bench: $(INSTALLED)
 	$(BIN)/splitee bench train
