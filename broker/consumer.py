@@ -7,7 +7,7 @@ from typing import Any
 
 from broker.connection import Channel, Connection
 from broker.errors import BrokerError, BrokerUnavailable
-from broker.failures import Backoff, translate
+from broker.failures import Backoff, is_internal_error, translate
 from broker.transport import Delivery, Reopened, Sink
 
 log = logging.getLogger(__name__)
@@ -17,6 +17,7 @@ class RabbitSubscription:
     """Implements ``Subscription``. Public methods may be called from any thread, the rest runs on the I/O thread.
 
     opened: set when the first channel consumes, or with the error that prevented it.
+    on_unusable: called when the broker fails in itself as it is asked for the queue: a quorum queue without a leader.
     """
 
     def __init__(
@@ -27,6 +28,7 @@ class RabbitSubscription:
         sink: Sink,
         opened: Future[None],
         on_finished: "Callable[[RabbitSubscription], None]",
+        on_unusable: Callable[[str], None],
     ) -> None:
         self._connection = connection
         self.queue = queue
@@ -34,6 +36,8 @@ class RabbitSubscription:
         self._sink = sink
         self._opened = opened
         self._on_finished = on_finished
+        self._on_unusable = on_unusable
+        self._is_asking = False  # the broker was told to consume and has not answered
         self._generation = 0
         self._announced = True  # whether the sink knows the generation
         self._channel: Channel | None = None
@@ -103,9 +107,11 @@ class RabbitSubscription:
     def _on_channel_open(self, channel: Channel) -> None:
         channel.add_on_cancel_callback(self._on_cancelled_by_broker)
         channel.basic_qos(prefetch_count=self._prefetch)
+        self._is_asking = True
         self._consumer_tag = channel.basic_consume(self.queue, self._on_message, callback=self._on_consuming)
 
     def _on_consuming(self, _frame: object) -> None:
+        self._is_asking = False
         self._backoff.reset()
         self._announce()
         if not self._opened.done():
@@ -137,7 +143,10 @@ class RabbitSubscription:
 
     def _on_channel_closed(self, channel: Channel, reason: Exception) -> None:
         if channel is self._channel:
+            if self._is_asking and is_internal_error(reason):
+                self._on_unusable(self.queue)
             self._channel = None
+            self._is_asking = False
             self._outstanding.clear()
             self._on_not_opened(translate(reason))
 

@@ -8,6 +8,7 @@ from pika.exceptions import ChannelClosed, ConnectionClosed
 from broker.errors import BrokerError, BrokerRefused, BrokerUnavailable, UnknownQueue
 
 _REFUSED = {403, 406, 501, 502, 503, 504, 505, 530, 540}  # AMQP reply codes that come again however often one tries
+_INTERNAL_ERROR = 541
 
 
 class Backoff:
@@ -37,6 +38,11 @@ def translate(error: BaseException) -> BrokerError:
     if code in _REFUSED and not transient:
         return BrokerRefused(text)
     return BrokerUnavailable(text)
+
+
+def is_internal_error(error: BaseException) -> bool:
+    """Return whether the broker closed a connection for a fault of its own."""
+    return _reply(error)[0] == _INTERNAL_ERROR
 
 
 def _reply(error: BaseException) -> tuple[int | None, str]:

@@ -31,11 +31,13 @@ class RabbitTransport:
     connect_timeout: the same for the first connection.
     Raises BrokerUnavailable if there is no connection in that time, BrokerRefused on failed authentication or a
     refused virtual host. Later losses are repaired in the background: queues that were declared here are declared again,
-    subscriptions reopened.
+    subscriptions reopened. A quorum queue that cannot be consumed is made again: it was declared just before the broker was killed
+    and never gets a leader; what was in it has to be published again.
     """
 
     def __init__(self, url: str, *, heartbeat: int = 20, timeout: float = 30.0, connect_timeout: float = 30.0) -> None:
         self._declared: dict[str, Queue] = {}
+        self._leaderless: set[str] = set()
         self._subscriptions: set[RabbitSubscription] = set()
         self._connection = Connection(url, heartbeat=heartbeat, timeout=timeout, on_open=self._restore, on_lost=self._lose)
         self._publisher = Publisher(self._connection, on_ready=self._on_ready, on_closed=self._on_publisher_closed)
@@ -76,7 +78,9 @@ class RabbitTransport:
 
         def start(opened: Future[None]) -> None:
             nonlocal subscription
-            subscription = RabbitSubscription(self._connection, queue, prefetch, sink, opened, self._subscriptions.discard)
+            subscription = RabbitSubscription(
+                self._connection, queue, prefetch, sink, opened, self._subscriptions.discard, self._on_unusable
+            )
             self._subscriptions.add(subscription)
             subscription.open()
 
@@ -121,7 +125,16 @@ class RabbitTransport:
     def _create_exchange(self) -> None:
         self._step(partial(declare_exchange, False), self._restore_queues)
 
+    def _on_unusable(self, name: str) -> None:
+        if name in self._declared and self._declared[name].kind == "quorum":
+            log.warning("%s has no leader: it is made again", name)
+            self._leaderless.add(name)  # the connection is gone: this is done with the next one
+
     def _restore_queues(self) -> None:
+        if self._leaderless:
+            name = self._leaderless.pop()
+            self._step(partial(delete, name), self._restore_queues, failed=lambda _: self._restore_queues())
+            return
         remaining = deque(self._declared.values())
 
         def skip(error: BrokerError) -> None:

@@ -144,10 +144,10 @@ class Coordinator:
         except LeaseLost as error:
             self._emit(Waiting(role="coordinator", what=f"the coordinator that leads this run ({error})"))
         finally:
-            self._reception.close()
-            keeper.let_go()
+            keeper.let_go()  # first: else a broker that does not answer would leave it renewed, and nobody leading
             with contextlib.suppress(StoreUnavailable):  # it passes by itself
                 self._ledger.store.release(lease)
+            self._reception.close()
 
     def _go_on(self) -> None:
         """A run that failed, for want of clients, is taken up again where it was."""

@@ -23,6 +23,7 @@ class Proxy:
         self._released.set()
         self._until: int | None = None  # bytes to pass on, in either direction,
         self._then: Callable[[], object] = lambda: None  # before this is done once
+        self._answers: dict[bytes, bytes] = {}
         self._lost_to = b""
         self.replies_to_lose = 0
         threading.Thread(target=self._accept, daemon=True).start()
@@ -54,6 +55,10 @@ class Proxy:
         """Pass on the next requests that have these bytes, and break the connection when the server has answered."""
         with self._lock:
             self.replies_to_lose, self._lost_to = times, to
+
+    def answer(self, request: bytes, answer: bytes) -> None:
+        """Say something in the server's place, once, to the next that has these bytes; the server does not hear it."""
+        self._answers[request] = answer
 
     def close(self) -> None:
         """Break everything for good."""
@@ -92,6 +97,9 @@ class Proxy:
                     break
                 if is_answer and swallow.is_set():
                     break
+                if not is_answer and (request := self._to_answer(data)):
+                    source.sendall(self._answers.pop(request))
+                    continue
                 if not is_answer and self._is_to_lose(data):
                     swallow.set()
                 self._pass_on(data, destination)
@@ -99,6 +107,9 @@ class Proxy:
             self._sockets.discard(source)
         with suppress(OSError):
             destination.shutdown(socket.SHUT_RDWR)
+
+    def _to_answer(self, data: bytes) -> bytes | None:
+        return next((request for request in self._answers if request in data), None)
 
     def _is_to_lose(self, data: bytes) -> bool:
         with self._lock:

@@ -1,6 +1,7 @@
 """What only a real connection can do to a transport."""
 
 import socket
+import struct
 import threading
 from collections.abc import Iterator
 from urllib.parse import urlsplit, urlunsplit
@@ -120,6 +121,35 @@ def test_queues_declared_here_are_declared_again(backend: Backend, proxy: Proxy,
     assert remote.wait_connected(PATIENCE)
     assert publish_all(remote, queue.name, [b"after"]) == [Settled.CONFIRMED]
     assert sink.wait(lambda recorder: recorder.bodies == [b"after"])
+
+
+BASIC_CONSUME = struct.pack(">HH", 60, 20)
+
+
+def closing(code: int, text: bytes) -> bytes:
+    """Return the frame with which a broker closes a connection that has asked it to consume."""
+    payload = struct.pack(">HHHB", 10, 50, code, len(text)) + text + BASIC_CONSUME
+    return struct.pack(">BHI", 1, 0, len(payload)) + payload + b"\xce"
+
+
+def test_a_quorum_queue_without_a_leader_is_made_again(proxy: Proxy, remote: RabbitTransport, queue: Queue) -> None:
+    """A broker that is killed just after a queue was declared answers so, 65 seconds after it was asked, for ever."""
+    publish_all(remote, queue.name, [b"unreachable"])
+    proxy.answer(BASIC_CONSUME, closing(541, b"INTERNAL_ERROR"))
+    sink = Recorder()
+    remote.subscribe(queue.name, 10, sink)
+    assert publish_all(remote, queue.name, [b"sent again"]) == [Settled.CONFIRMED]
+    sink.wait_deliveries(1)
+    assert sink.bodies == [b"sent again"]
+
+
+def test_any_other_lost_connection_leaves_a_queue_alone(proxy: Proxy, remote: RabbitTransport, queue: Queue) -> None:
+    publish_all(remote, queue.name, [b"kept"])
+    proxy.answer(BASIC_CONSUME, closing(320, b"CONNECTION_FORCED"))
+    sink = Recorder()
+    remote.subscribe(queue.name, 10, sink)
+    sink.wait_deliveries(1)
+    assert sink.bodies == [b"kept"]
 
 
 def test_a_subscription_can_be_closed_without_a_connection(proxy: Proxy, remote: RabbitTransport, queue: Queue) -> None:
