@@ -18,7 +18,7 @@ from tests.chaos.plan import COORDINATORS, LEASE_SECONDS, WORKERS, Fault, Plan
 from tests.end_to_end.harness import Deployment, Node, Setup, summary, tiny, train
 from tests.proxy import Proxy
 
-PATIENCE = 180.0  # seconds; a run that takes longer hangs
+PATIENCE = 300.0  # seconds; a run that takes longer hangs. A queue that never gets a leader costs more than a minute
 GOODBYE_SECONDS = 20.0
 # Five batches a client and round. The clients at cut 3 may be three batches ahead, and the servers save when nothing has come
 # for half a second: a run of so many rounds lasts for as long as faults are planned. The bits do not depend on any of this.

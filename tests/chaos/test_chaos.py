@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.chaos.plan import make_plan
-from tests.chaos.run import Servers, Undisturbed, run_seed, started_servers
+from tests.chaos.run import PATIENCE, Servers, Undisturbed, run_seed, started_servers
 from tests.services import installed
 
 SEEDS = (0, 1, 2, 3)
@@ -22,6 +22,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     return Undisturbed(tmp_path_factory.mktemp("undisturbed"))
 
 
+@pytest.mark.timeout(2 * PATIENCE)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_run_under_faults(
     seed: int, servers: Servers, undisturbed: Undisturbed, tmp_path_factory: pytest.TempPathFactory
