@@ -152,6 +152,9 @@ class ServerWorker:
             self._emit(StreamLost(worker=self._name, round=record.round, stream=plan.id, reason=str(error)))
         except Released:
             self._released = plan.id
+        except BrokerUnavailable:  # perhaps of this stream's queue only: others first
+            self._released = plan.id
+            raise
         except Stopped:
             return
         finally:
