@@ -50,6 +50,7 @@ class Frame(Message):
     part: Count
     parts: Positive
     body: bytes
+    requeued: bool = False  # it was a dead letter and is sent again on purpose: it may fill the hole that its refusal left
 
     @model_validator(mode="after")
     def _part_is_within_parts(self) -> Self:

@@ -1,5 +1,6 @@
 """The queues of a run, declared with the same arguments everywhere."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -71,3 +72,11 @@ def coordinator(run: str) -> Queue:
 def dead(run: str) -> Queue:
     """What was refused, with why; when it is full the oldest goes."""
     return Queue(f"splitee.{run}.dead", max_length=100_000, max_bytes=DEAD_BYTES, overflow="drop-head")
+
+
+def names(run: str, clients: Iterable[str]) -> list[str]:
+    """Return the names of all queues that a run with these clients may have."""
+    settings = TransportSettings()
+    shared = [offers(run), inference(run, settings), coordinator(run), dead(run)]
+    own = [queue for client in clients for queue in (activations(run, client, settings), inbox(run, client))]
+    return [queue.name for queue in (*shared, *own)]

@@ -18,7 +18,7 @@ from cli.embedded import Roles, available_cores
 from cli.errors import CommandError
 from cli.prepare import Prepared, prepare
 from cli.processes import Children
-from cli.roles import connect
+from cli.servers import connect
 from coordinator.experiment import Experiment
 from coordinator.results import round_to
 from coordinator.settings import ClientsSettings

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from broker import events, topology
+from broker import events
 from broker.transport import Transport
 from cli.embedded import available_cores
 from cli.errors import CommandError
@@ -20,6 +20,7 @@ from cli.private_servers import PrivateServer, PrivateServerError, start_rabbitm
 from cli.roles import log, run_role
 from coordinator.coordinator import Coordinator
 from coordinator.experiment import Experiment
+from coordinator.removal import remove_run
 from coordinator.store.interface import Store
 from coordinator.store.ledger import Ledger
 
@@ -106,13 +107,7 @@ def lead(prepared: Prepared, store: Store, transport: Transport, folder: Path, r
 
 def forget(experiment: Experiment, store: Store, transport: Transport) -> None:
     """Delete all that a run has left in store and broker."""
-    store.wipe()
-    name, settings = experiment.name, experiment.transport
-    queues = [topology.offers(name), topology.inference(name, settings), topology.coordinator(name), topology.dead(name)]
-    for entry in experiment.clients.roster():
-        queues += [topology.activations(name, entry.id, settings), topology.inbox(name, entry.id)]
-    for queue in queues:
-        transport.delete(queue.name)
+    remove_run(experiment.name, [entry.id for entry in experiment.clients.roster()], store, transport)
 
 
 def machine() -> dict[str, object]:

@@ -24,6 +24,7 @@ from cli.embedded import Roles, start_roles
 from cli.errors import CommandError
 from cli.prepare import prepare
 from cli.processes import Children
+from cli.servers import connect
 from coordinator.experiment import Experiment, resolve
 from coordinator.results import round_to
 from coordinator.settings import ClientsSettings
@@ -163,7 +164,7 @@ def _rabbitmq_window(experiment: Experiment, rounds: int, folder: Path, started:
     with ExitStack() as stack:
         store = open_store(started.store, experiment.name)
         stack.callback(store.close)
-        transport = roles.connect(started.broker)
+        transport = connect(started.broker)
         stack.callback(transport.close)
         stack.callback(forget, experiment, store, transport)
         children = Children()

@@ -16,6 +16,8 @@ app = typer.Typer(
 )
 bench = typer.Typer(help="Measure this machine.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
+dead = typer.Typer(help="What a run has refused: its dead letters.", no_args_is_help=True)
+app.add_typer(dead, name="dead")
 
 File = Annotated[Path, typer.Argument(metavar="EXPERIMENT.toml", help="Experiment file.", show_default=False)]
 OptionalFile = Annotated[
@@ -35,6 +37,8 @@ OptionalStore = Annotated[
 ]
 Run = Annotated[str, typer.Option(metavar="NAME", help="Name of the run.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Ids = Annotated[list[str] | None, typer.Argument(metavar="ID...", help="Dead letters, by the beginning of their ids.")]
+All = Annotated[bool, typer.Option("--all", help="All dead letters of the run.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Tiny sizes: shows that it works, measures nothing.")]
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -127,6 +131,53 @@ def init(
 
     write_experiment(path, force)
     typer.echo(f"Wrote {path}; train with: splitee train {path}")
+
+
+@app.command()
+def clean(
+    run: Run,
+    broker: Broker,
+    store: Store,
+    force: Annotated[bool, typer.Option("--force", help="Even while roles work on it.")] = False,
+) -> None:
+    """Remove everything that a run has left in broker and store."""
+    from cli.clean import clean as remove
+
+    remove(run=run, broker=broker, store=store, force=force)
+
+
+@dead.command("list")
+def dead_list(run: Run, broker: Broker, json: Json = False) -> None:
+    """List dead letters: where each was refused, and why. They stay."""
+    from cli.dead import list_letters
+
+    list_letters(run=run, broker=broker, json=json)
+
+
+@dead.command("show")
+def dead_show(
+    run: Run, broker: Broker, id: Annotated[str, typer.Argument(metavar="ID", help="Dead letter, by the beginning of its id.")]
+) -> None:
+    """Show one dead letter in full. It stays."""
+    from cli.dead import show
+
+    show(run=run, broker=broker, id=id)
+
+
+@dead.command("drop")
+def dead_drop(run: Run, broker: Broker, ids: Ids = None, everything: All = False) -> None:
+    """Remove dead letters for good."""
+    from cli.dead import drop
+
+    drop(run=run, broker=broker, ids=ids or (), everything=everything)
+
+
+@dead.command("requeue")
+def dead_requeue(run: Run, broker: Broker, store: Store, ids: Ids = None, everything: All = False) -> None:
+    """Send dead letters again, into a round that is still open."""
+    from cli.dead import requeue
+
+    requeue(run=run, broker=broker, store=store, ids=ids or (), everything=everything)
 
 
 @bench.command("train")

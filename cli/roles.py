@@ -1,7 +1,6 @@
 """One role in this process, against real servers: coordinator, server worker or client."""
 
 import os
-import re
 import secrets
 import signal
 import socket
@@ -14,13 +13,11 @@ from types import FrameType
 import torch
 
 from broker import events
-from broker.errors import BrokerRefused
-from broker.messages import CLIENT_PATTERN
 from broker.rabbitmq import RabbitTransport
 from cli.embedded import Role
 from cli.prepare import Prepared, check_output, prepare, say_needs
+from cli.servers import check_name, check_servers, connect
 from coordinator.coordinator import Coordinator
-from coordinator.errors import ExperimentError
 from coordinator.experiment import Experiment
 from coordinator.store.ledger import Ledger
 from coordinator.store.open import open_store
@@ -30,9 +27,6 @@ from workers.client import ClientWorker
 from workers.client_data import LocalNames
 from workers.client_state import ClientState
 from workers.server import ServerWorker
-
-BROKER_SCHEMES = ("amqp://", "amqps://")
-CONNECT_SECONDS = 10.0  # for a first connection: an address that does not answer is likely to be wrong
 
 
 def coordinator(*, experiment: Experiment, output: Path, broker: str, store: str) -> None:
@@ -69,7 +63,7 @@ def is_finished(store: str, run: str) -> bool:
 def server(*, run: str, broker: str, store: str, emit: events.Emit | None = None) -> None:
     """Be one worker of a run's pool until the run is finished."""
     torch.set_num_threads(1)
-    _check_name("--run", run)
+    check_name("--run", run)
     with ExitStack() as stack:
         opened = open_store(store, run)
         stack.callback(opened.close)
@@ -98,8 +92,8 @@ def client(
 ) -> None:
     """Take part in a run until it is finished."""
     torch.set_num_threads(1)
-    _check_name("--run", run)
-    _check_name("--id", id)
+    check_name("--run", run)
+    check_name("--id", id)
     with ExitStack() as stack:
         kept = ClientState(state)
         stack.callback(kept.close)
@@ -108,25 +102,6 @@ def client(
         stack.callback(bulk.close)
         names = LocalNames(data=data, model=model, exit=exit)
         run_role(ClientWorker(run, id, cut, bulk, control, kept, names, emit or log))
-
-
-def check_servers(broker: str, store: str, run: str) -> None:
-    """Raise BrokerError or StoreError if one of a run's servers cannot be used."""
-    connect(broker).close()
-    opened = open_store(store, run)
-    try:
-        opened.usage()
-    finally:
-        opened.close()
-
-
-def connect(url: str, heartbeat: int = 20) -> RabbitTransport:
-    """Return a transport to RabbitMQ; raise BrokerRefused if the URL is not one of it."""
-    if not url.startswith(BROKER_SCHEMES):
-        raise BrokerRefused(
-            f"--broker {url.split('@')[-1]!r} is no RabbitMQ URL; give amqp://user:password@host:port/ (or amqps://)"
-        )
-    return RabbitTransport(url, heartbeat=heartbeat, connect_timeout=CONNECT_SECONDS)
 
 
 def run_role(role: Role) -> None:
@@ -148,8 +123,3 @@ def log(event: events.Event) -> None:
     text = line(event)
     if text:
         print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
-
-
-def _check_name(option: str, name: str) -> None:
-    if not re.match(CLIENT_PATTERN, name):
-        raise ExperimentError(f"{option} {name!r}: use lower-case letters, digits and '-', at most 63, such as client-01")

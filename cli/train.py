@@ -30,7 +30,7 @@ def train(*, experiment: Experiment, output: Path, broker: str | None, store: st
     check_clients_here(prepared)
     if broker and store:
         from cli.processes import train_with_processes
-        from cli.roles import check_servers
+        from cli.servers import check_servers
 
         check_servers(broker, store, experiment.name)
     check_output(prepared, output)

@@ -12,7 +12,7 @@ from broker.transport import Delivery, Reopened, Subscription
 from coordinator.store.records import StreamClient
 
 Refuse = Callable[["Intake", Delivery, Frame | None, str], None]
-Again = Callable[["Intake", Delivery, Frame], None]
+Again = Callable[["Intake", Delivery, Frame], bool]
 
 
 @dataclass
@@ -26,9 +26,9 @@ class _Parked:
 class Intake:
     """Orders one client's frames by sequence. Redelivery order is not trusted.
 
-    refuse: called with what cannot be placed at all; it must end in ``ack_refused``. again: called with every duplicate, before
-    it is settled. prefetch: deliveries that the subscription hands out unacknowledged; a message of more parts would never be
-    complete. limit: bytes of the largest message.
+    refuse: called with what cannot be placed at all; it must end in ``ack_refused``. again: called with every sequence that
+    comes again, before it is settled; returns whether it is of use, else it is a duplicate. prefetch: deliveries that the
+    subscription hands out unacknowledged; a message of more parts would never be complete. limit: bytes of the largest message.
     """
 
     def __init__(
@@ -160,6 +160,8 @@ class Intake:
             self._refuse_unplaced(delivery, frame, f"from client {frame.client!r} in the queue of {self.client.id!r}")
         elif frame.parts > most_parts:
             self._refuse_unplaced(delivery, frame, f"{frame.parts} parts, at most {most_parts} are allowed")
+        elif (frame.incarnation, frame.round) < (self.client.incarnation, self._round) and frame.requeued:
+            self._refuse_unplaced(delivery, frame, f"requeued, and still here after its round {frame.round}")
         elif (frame.incarnation, frame.round) < (self.client.incarnation, self._round):
             self._duplicates += 1
             self._ack([delivery])
@@ -171,9 +173,8 @@ class Intake:
     def _order(self, delivery: Delivery, frame: Frame) -> None:
         self._held.setdefault(frame.sequence, []).append(delivery)
         if frame.sequence < self.expected:
-            self._duplicates += 1
             self._count([delivery], 1)
-            self._again(self, delivery, frame)
+            self._duplicates += not self._again(self, delivery, frame)
             self.settle(self._durable)
             return
         parked = self._parked.setdefault(frame.sequence, _Parked(frame.parts))

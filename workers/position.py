@@ -58,14 +58,8 @@ class Position:
 
     def end(self, client: str, message: EndOfRound) -> None:
         """The client's marker has arrived in its place."""
-        diverges = self._diverges(client, message.digest)
-        tallies = Tallies(
-            dropped_samples=message.dropped_samples,
-            client_samples=message.samples,
-            client_loss_sum=message.loss * message.samples,
-            divergent=int(diverges),
-        )
-        self._move(client, tallies, ended=True)
+        divergent = Tallies(divergent=int(self._diverges(client, message.digest)))
+        self._move(client, _said_by(message) + divergent, ended=True)
 
     def close(self, client: str, reason: str) -> None:
         """The client's round ends here, before its marker; what came before counts."""
@@ -92,6 +86,22 @@ class Position:
         """Return why a sequence was refused, None if it was not."""
         return next((hole.reason for hole in self.of(client).holes if hole.sequence == sequence), None)
 
+    def trained_late(self, client: str, sequence: int, step: Step, size: int) -> None:
+        """A batch that had been refused has been trained after all, behind later ones: its hole is filled."""
+        self._fill(
+            client, sequence, Tallies(samples=step.samples, loss_sum=step.loss * step.samples, correct=step.correct, bytes=size)
+        )
+
+    def ended_late(self, client: str, sequence: int, message: EndOfRound) -> None:
+        """A marker that had been refused has been taken after all: its hole is filled, and the client's round ends."""
+        self._fill(client, sequence, _said_by(message), ended=True)
+
+    def refused_again(self, client: str, sequence: int, reason: str) -> None:
+        """A hole stays one, for another reason."""
+        holes = [Hole(sequence=sequence, reason=reason) if hole.sequence == sequence else hole for hole in self.of(client).holes]
+        self.unsaved = True
+        self._update(client, holes=holes)
+
     def add_duplicates(self, client: str, count: int) -> None:
         """Duplicates were recognised and dropped."""
         if count:
@@ -111,5 +121,19 @@ class Position:
         self.unsaved = True
         self._update(client, sequence=progress.sequence + 1, tallies=progress.tallies + tallies, **changes)
 
+    def _fill(self, client: str, sequence: int, tallies: Tallies, **changes: object) -> None:
+        progress = self.of(client)
+        holes = [hole for hole in progress.holes if hole.sequence != sequence]
+        self.unsaved = True
+        self._update(client, holes=holes, tallies=progress.tallies + tallies + Tallies(refused=-1), **changes)
+
     def _update(self, client: str, **changes: object) -> None:
         self._clients[client] = self.of(client).model_copy(update=changes)
+
+
+def _said_by(message: EndOfRound) -> Tallies:
+    return Tallies(
+        dropped_samples=message.dropped_samples,
+        client_samples=message.samples,
+        client_loss_sum=message.loss * message.samples,
+    )

@@ -6,11 +6,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from broker import codec, topology
-from broker.dead_letters import MOST_REASON
 from broker.errors import MalformedMessage
 from broker.events import BatchTrained, StreamCommitted, Waiting
 from broker.messages import Acknowledgement, Activations, EndOfRound, Frame, Notice
-from broker.transport import Delivery
 from coordinator.store.ledger import Claim
 from coordinator.store.records import (
     ClientProgress,
@@ -22,13 +20,14 @@ from coordinator.store.records import (
     stream_lease,
 )
 from learning.errors import TensorError
-from learning.halves import ServerHalf
+from learning.halves import ServerHalf, Step
 from workers.batches import check_activations, check_marker, check_size
 from workers.context import Released, Stopped, WorkerContext
 from workers.features import next_digest
 from workers.inference import InferenceService
 from workers.intake import Intake
 from workers.position import Position
+from workers.refusals import Refusals
 from workers.replica import Saver, load_replica
 
 TICK = 0.5  # seconds between two looks at timers while nothing arrives
@@ -67,6 +66,7 @@ class StreamWorker:
         self._leaving = self._clogged = False
         self._settling: deque[tuple[float, StreamRecord]] = deque()
         self._intake: Intake | None = None
+        self._refusals: Refusals  # of the client being trained
         self._over = False
 
     def run(self) -> None:
@@ -95,12 +95,13 @@ class StreamWorker:
         if context.settings.discards and progress.sequence == 0 and client is not self._plan.clients[0]:
             self._wait_for_saver()
             self._checkpoint(savepoint=True)
+        refusals = self._refusals = Refusals(client, self._position, context.dead, self._take_late)
         intake = Intake(
             client,
             self._round,
             progress.sequence,
-            self._refuse_unplaced,
-            self._refuse_again,
+            refusals.unplaced,
+            refusals.again,
             prefetch=self._prefetch,
             limit=context.settings.transport.message_limit,
         )
@@ -113,6 +114,8 @@ class StreamWorker:
             while not self._position.of(client.id).ended:
                 self._turn(client, intake)
             intake.stop()
+            while refusals.late or refusals.unsaved:
+                self._turn_late(intake)
             if client is self._plan.clients[-1]:
                 self._commit()
                 intake.settle(self._position.durable(client.id))
@@ -126,6 +129,7 @@ class StreamWorker:
         context.mailbox.handle(0 if intake.ready() or self._inference.waiting else TICK)
         self._settle(intake)
         self._inference.serve_one()
+        self._refusals.turn(intake)
         frames = intake.next()
         if frames is not None:
             self._timers.arrived = time.monotonic()
@@ -140,6 +144,15 @@ class StreamWorker:
             self._checkpoint()
         if self._leaving and not self._position.unsaved and not self._saver.busy:
             raise Released
+
+    def _turn_late(self, intake: Intake) -> None:
+        """The client's round has ended: what was requeued into it before that is trained and made durable."""
+        self._mind()
+        self._refusals.turn(intake)
+        if self._checkpoint_is_due(intake):
+            self._checkpoint()
+        self._context.mailbox.handle(0 if self._refusals.late else TICK)
+        self._settle(intake)
 
     def _mind(self) -> None:
         """Do what every turn begins with. Raises LeaseLost or Stopped."""
@@ -178,13 +191,17 @@ class StreamWorker:
             elif isinstance(message, Activations):
                 self._step(client, message, sequence, size)
         except (MalformedMessage, TensorError) as error:
-            self._refuse(client, intake, frames, f"round {self._round} sequence {sequence}: {error}")
+            self._refusals.refuse(intake, frames, f"round {self._round} sequence {sequence}: {error}")
 
     def _step(self, client: StreamClient, message: Activations, sequence: int, size: int) -> None:
+        step = self._train_batch(client, message, sequence)
+        self._position.trained(client.id, step, size, message.digest, next_digest(message.digest, message.features, message.labels))
+
+    def _train_batch(self, client: StreamClient, message: Activations, sequence: int) -> Step:
+        """Make one step of the server half; raise TensorError if the batch cannot be trained on."""
         began = time.monotonic()
         features, labels = check_activations(message, client.cut, self._context.network, self._context.settings.training)
         step = self._half.step(features, labels, client.cut, (client.id, self._round, sequence))
-        self._position.trained(client.id, step, size, message.digest, next_digest(message.digest, message.features, message.labels))
         self._context.emit(
             BatchTrained(
                 round=self._round,
@@ -196,43 +213,38 @@ class StreamWorker:
                 seconds=time.monotonic() - began,
             )
         )
+        return step
 
     def _end(self, client: StreamClient, intake: Intake, message: EndOfRound, frames: list[Frame]) -> None:
-        context = self._context
         try:
-            check_marker(message, frames[0].sequence, client.cut, context.network, context.settings.training)
+            self._accept(client, message, frames[0].sequence)
         except TensorError as error:  # nothing comes after a marker: the round ends here, without it
-            self._refuse(client, intake, frames, f"round {self._round}, end of round: {error}")
+            self._refusals.refuse(intake, frames, f"round {self._round}, end of round: {error}")
             self._close(client, "its end of round was refused")
-            return
+        else:
+            self._position.end(client.id, message)
+
+    def _accept(self, client: StreamClient, message: EndOfRound, sequence: int) -> None:
+        """Store the client's half that a marker may carry; raise TensorError if one of them is not right."""
+        check_marker(message, sequence, client.cut, self._context.network, self._context.settings.training)
         if message.half is not None:
             ref = self._context.ledger.store.put_blobs(stream_key(self._round, self._plan.id), [message.half])[0]
             self._position.keep_half(client.id, ref)
-        self._position.end(client.id, message)
 
-    def _refuse(self, client: StreamClient, intake: Intake, frames: list[Frame], reason: str) -> None:
-        sequence = frames[0].sequence
-        reason = reason[:MOST_REASON]
-        self._position.refused(client.id, sequence, reason)
-        for delivery in intake.bodies(sequence):
-            intake.block(sequence)
-            self._context.dead.refuse(delivery, frames[0], reason, lambda: intake.unblock(sequence))
-
-    def _refuse_again(self, intake: Intake, delivery: Delivery, frame: Frame) -> None:
-        """Something comes again whose dead letter may have been lost with the worker that refused it."""
-        reason = self._position.hole(intake.client.id, frame.sequence)
-        if reason is not None:
-            intake.block(frame.sequence)
-            self._context.dead.refuse(delivery, frame, reason, lambda: intake.unblock(frame.sequence))
-
-    def _refuse_unplaced(self, intake: Intake, delivery: Delivery, frame: Frame | None, reason: str) -> None:
-        """Counted when it is safe: until then it comes again with every new channel."""
-
-        def safe() -> None:
-            if intake.ack_refused(delivery):
-                self._position.count_refused(intake.client.id)
-
-        self._context.dead.refuse(delivery, frame, reason, safe)
+    def _take_late(self, client: StreamClient, frame: Frame) -> None:
+        """Fill a hole with what was requeued; raise MalformedMessage or TensorError if it is still not right."""
+        if self._position.of(client.id).discarded:
+            raise MalformedMessage("the client was given up and its round discarded")
+        check_size(len(frame.body), client.cut, self._context.network, self._context.settings.training)
+        message = codec.join([frame], Activations, EndOfRound)
+        if isinstance(message, Activations):
+            step = self._train_batch(client, message, frame.sequence)
+            self._position.trained_late(client.id, frame.sequence, step, len(frame.body))
+        elif isinstance(message, EndOfRound):
+            if self._position.of(client.id).sequence != frame.sequence + 1:
+                raise MalformedMessage("an end of round, but batches came after it")
+            self._accept(client, message, frame.sequence)
+            self._position.ended_late(client.id, frame.sequence, message)
 
     def _starved(self, client: StreamClient, intake: Intake) -> None:
         """Nothing has come for a while: let another stream go first, or look for what may be lost."""
@@ -268,6 +280,7 @@ class StreamWorker:
         since = time.monotonic() - self._timers.saved
         return (
             self._leaving
+            or self._refusals.unsaved
             or intake.unsettled_bytes > most
             or intake.unsettled >= self._prefetch // 2
             or since >= settings.checkpoint_seconds
@@ -294,8 +307,10 @@ class StreamWorker:
     def _settle(self, intake: Intake) -> None:
         """Acknowledge what has been in the store for so long that the store cannot lose it."""
         while self._settling and self._settling[0][0] <= time.monotonic():
-            self._position.now_durable(self._settling.popleft()[1])
+            record = self._settling.popleft()[1]
+            self._position.now_durable(record)
             intake.settle(self._position.durable(intake.client.id))
+            self._refusals.settle(intake, record)
             self._acknowledge(intake.client)
 
     def _commit(self) -> None:

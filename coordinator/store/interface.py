@@ -146,8 +146,8 @@ class Store(Protocol):
     def save(self) -> None:
         """Make everything written so far survive the end of this process, where the store does not do so by itself."""
 
-    def wipe(self) -> None:
-        """Delete everything of this run."""
+    def wipe(self) -> int:
+        """Delete everything of this run; return how many keys that were, 0 if there was nothing."""
 
     def close(self) -> None:
         """Close connections."""

@@ -156,13 +156,15 @@ class MemoryStore:
                 contents = Contents(dict(self._documents), epochs, dict(self._blobs))
             self._folder.save(contents)
 
-    def wipe(self) -> None:
-        """Delete everything, in the folder too."""
+    def wipe(self) -> int:
+        """Delete everything, in the folder too; return how many documents, values and leases that were."""
         with self._lock:
+            removed = len(self._documents) + len(self._blobs) + len(self._leases)
             self._documents.clear()
             self._blobs.clear()
             self._leases.clear()
         self.save()
+        return removed
 
     def close(self) -> None:
         """Do nothing: there are no connections."""

@@ -187,16 +187,16 @@ class RedisStore:
     def save(self) -> None:
         """Do nothing: how durable writes are is the server's setting (appendonly, appendfsync)."""
 
-    def wipe(self) -> None:
-        """Delete everything of this run."""
+    def wipe(self) -> int:
+        """Delete everything of this run; return how many keys that were."""
         pattern = re.sub(r"([*?\[\]\\])", r"\\\1", self._prefix) + "*"
-        cursor = 0
+        cursor = removed = 0
         while True:
             cursor, keys = self._call(self._client.scan, cursor, match=pattern, count=1000)
             if keys:
-                self._call(self._client.unlink, *keys)
+                removed += self._call(self._client.unlink, *keys)
             if cursor == 0:
-                return
+                return removed
 
     def close(self) -> None:
         """Close connections; operations still waiting for the server raise StoreUnavailable."""

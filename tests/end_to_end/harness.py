@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 
 from broker import events, topology
-from cli import embedded, roles
+from cli import embedded, roles, servers
 from cli.main import main
 from cli.prepare import prepare
 from coordinator.experiment import Experiment, load_experiment
@@ -199,7 +199,7 @@ class Deployment:
         for node in self.nodes:
             node.signal(signal.SIGCONT)
             node.kill()
-        transport = roles.connect(self._broker)
+        transport = servers.connect(self._broker)
         names = [f"splitee.{self.run}.{kind}" for kind in ("offers", "inference", "coordinator", "dead")]
         for entry in self.setup.experiment().clients.roster():
             names += [f"splitee.{self.run}.activations.{entry.id}", topology.inbox(self.run, entry.id).name]

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from broker import events
+from broker import events, topology
+from broker.topology import Queue
 from cli.errors import report_errors
 from cli.main import app
+from cli.servers import connect
 from coordinator.experiment import load_experiment
 from tests.end_to_end.harness import Node, summary
 
@@ -32,6 +34,12 @@ MACHINES = {
     "splitee client --run digits --id client-01 --cut 3 --state state/client-01",
     "splitee status --run digits --once",
 }
+AFTERWARDS = [  # in this order
+    "splitee dead list --run digits",
+    "splitee dead show --run digits 20bb545a",
+    "splitee dead drop --run digits --all",
+    "splitee clean --run digits",
+]
 OWN = "splitee train examples/own.toml"
 OWN_CLIENT = "splitee client --run own --id client-01 --cut 1 --model examples.own_model:layers --data examples.own_model:data"
 
@@ -58,9 +66,17 @@ def run(command: str, folder: Path, program: str = "splitee") -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def publish(url: str, queue: Queue, body: bytes) -> None:
+    """Put a message into a queue, which is made if it is not there."""
+    transport = connect(url)
+    transport.declare(queue)
+    transport.publish(queue.name, body)
+    transport.close()
+
+
 def test_every_command_is_tested_below() -> None:
     commands = {line for block in blocks("sh") for line in block.splitlines()}
-    assert commands == {*HOST, *MAKE, *HERE, DOWNLOAD, *MACHINES, OWN, OWN_CLIENT}
+    assert commands == {*HOST, *MAKE, *HERE, DOWNLOAD, *MACHINES, *AFTERWARDS, OWN, OWN_CLIENT}
 
 
 def test_every_link_leads_somewhere() -> None:
@@ -120,6 +136,7 @@ def test_on_many_machines(
         words = line.replace("state/client-01", str(tmp_path / "client-01")).replace("--run digits", f"--run {run_name}").split()
         if words[1] != "status":
             nodes[words[1]] = command(*words[1:], *more[words[1]].split())
+    publish(rabbitmq_url, topology.coordinator(run_name), b"no message")
     for node in nodes.values():
         assert node.wait() == 0, node.text()
     assert summary(tmp_path)["rounds"] == 1
@@ -127,6 +144,14 @@ def test_on_many_machines(
     monkeypatch.setenv("SPLITEE_STORE_URL", redis_url)
     report_errors(lambda: app(["status", "--run", run_name, "--once"], standalone_mode=False))
     assert f"run {run_name}: finished" in capsys.readouterr().out
+    monkeypatch.setenv("SPLITEE_BROKER_URL", rabbitmq_url)
+    for line in AFTERWARDS:
+        report_errors(lambda line=line: app(line.replace("digits", run_name).split()[1:], standalone_mode=False))  # type: ignore[misc]
+    listed, shown, dropped, cleaned = re.split(r"^(?=id |Dropped|Removed)", capsys.readouterr().out, flags=re.MULTILINE)
+    assert "20bb545a  coordinator, from splitee, 10 bytes: not msgpack" in listed
+    assert "begins 6e 6f 20 6d" in shown
+    assert "Dropped 1 dead letters; 0 are left" in dropped
+    assert f"Removed run '{run_name}'" in cleaned
 
 
 def test_a_model_of_ones_own_on_many_machines(

@@ -13,7 +13,7 @@ import redis
 from PIL import Image
 
 from broker import events
-from cli import roles
+from cli import servers
 from cli.errors import report_errors
 from cli.main import app
 from cli.prepare import prepare
@@ -109,6 +109,13 @@ COMMANDS = {
         f"Redis at redis://{NOWHERE} does not answer",
         "--store",
     ],
+    f"dead list --run A_b --broker amqp://{NOWHERE}": ["--run 'A_b'", "lower-case letters"],
+    f"dead list --run a --broker amqp://{NOWHERE}": [f"RabbitMQ at amqp://{NOWHERE} does not answer", "--broker"],
+    f"dead drop --run a --broker amqp://{NOWHERE}": ["name dead letters by their ids, or give --all"],
+    f"dead requeue --run a --broker amqp://{NOWHERE} --store ftp://localhost --all": ["store URL ftp:", "redis://host:port"],
+    f"clean --run A_b --broker amqp://{NOWHERE} --store redis://{NOWHERE}": ["--run 'A_b'", "lower-case letters"],
+    f"clean --run a --broker amqp://{NOWHERE} --store redis://{NOWHERE}": [f"Redis at redis://{NOWHERE} does not answer"],
+    f"clean --run a --broker http://a:secret@{NOWHERE} --store memory://": ["--broker", "amqp://user:password@host"],
     f"client --run a --id B_2 --cut 3 --broker amqp://{NOWHERE}": ["--id 'B_2'", "such as client-01"],
     f"client --run a --id b --cut 3 --broker amqp://{NOWHERE}": [f"RabbitMQ at amqp://{NOWHERE} does not answer", "--broker"],
 }
@@ -164,8 +171,8 @@ def test_wrong_experiments(overrides: str) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_wrong_commands(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert max(roles.CONNECT_SECONDS, redis_store._FIRST_SECONDS) <= 10  # nobody waits longer for an address that is wrong
-    monkeypatch.setattr(roles, "CONNECT_SECONDS", 0.5)
+    assert max(servers.CONNECT_SECONDS, redis_store._FIRST_SECONDS) <= 10  # nobody waits longer for an address that is wrong
+    monkeypatch.setattr(servers, "CONNECT_SECONDS", 0.5)
     monkeypatch.setattr(redis_store, "_FIRST_SECONDS", 0.5)
     check(command.split(), COMMANDS[command])
 

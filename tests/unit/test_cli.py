@@ -17,7 +17,10 @@ from coordinator.experiment import Experiment, load_experiment
 from coordinator.experiment import keys as all_keys
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ["train", "coordinator", "server", "client", "status", "doctor", "init", "bench", "bench train", "bench memory"]
+COMMANDS = [
+    *("train", "coordinator", "server", "client", "status", "doctor", "init", "clean"),
+    *("dead", "dead list", "dead show", "dead drop", "dead requeue", "bench", "bench train", "bench memory"),
+]
 
 
 def splitee(*arguments: str, cwd: Path = ROOT, **environ: str) -> subprocess.CompletedProcess[str]:

@@ -36,7 +36,7 @@ FEATURES = WireTensor(dtype="float16", shape=(2, 3), data=bytes(range(12)))
 LABELS = WireTensor(dtype="int64", shape=(2,), data=bytes(16))
 WHO = {"client": "client-1", "incarnation": 2}
 EXAMPLES: list[Message] = [
-    Frame(**WHO, round=1, sequence=0, part=1, parts=2, body=b"\x00\xff"),
+    Frame(**WHO, round=1, sequence=0, part=1, parts=2, body=b"\x00\xff", requeued=True),
     Activations(cut=3, digest=bytes(32), features=FEATURES, labels=LABELS),
     EndOfRound(digest=b"d" * 32, samples=64, loss=0.5, dropped_samples=1, half=None),
     Join(client="client-1", cut=3, incarnation=None, process="p", samples=60_000),

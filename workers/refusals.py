@@ -1,0 +1,103 @@
+"""What a stream cannot train: a dead letter and a hole in the record, until it is requeued in time."""
+
+from collections import deque
+from collections.abc import Callable
+
+from broker.dead_letters import MOST_REASON, DeadLetters
+from broker.errors import MalformedMessage
+from broker.messages import Frame
+from broker.transport import Delivery
+from coordinator.store.records import StreamClient, StreamRecord
+from learning.errors import TensorError
+from workers.intake import Intake
+from workers.position import Position
+
+
+class Refusals:
+    """The refusals of one client's round. No delivery is acknowledged before its dead letter is safe.
+
+    late_effect: called with a requeued frame whose sequence is a hole; it fills the hole, behind what came meanwhile, or
+    raises MalformedMessage or TensorError.
+    """
+
+    def __init__(
+        self, client: StreamClient, position: Position, dead: DeadLetters, late_effect: Callable[[StreamClient, Frame], None]
+    ) -> None:
+        self._client = client
+        self._position = position
+        self._dead = dead
+        self._late_effect = late_effect
+        self._late: deque[tuple[Delivery, Frame]] = deque()
+        self._filled: list[int] = []  # sequences whose late effect is not durable yet
+
+    @property
+    def late(self) -> bool:
+        """Whether a requeued frame is to have its effect."""
+        return bool(self._late)
+
+    @property
+    def unsaved(self) -> bool:
+        """Whether a late effect is not durable yet."""
+        return bool(self._filled)
+
+    def refuse(self, intake: Intake, frames: list[Frame], reason: str) -> None:
+        """Refuse the frames of the expected sequence: it leaves a hole."""
+        sequence, reason = frames[0].sequence, reason[:MOST_REASON]
+        self._position.refused(self._client.id, sequence, reason)
+        for delivery in intake.bodies(sequence):
+            self._refuse_placed(intake, delivery, frames[0], reason)
+
+    def unplaced(self, intake: Intake, delivery: Delivery, frame: Frame | None, reason: str) -> None:
+        """Refuse what has no place. Counted when it is safe: until then it comes again with every new channel."""
+
+        def safe() -> None:
+            if intake.ack_refused(delivery):
+                self._position.count_refused(self._client.id)
+
+        self._dead.refuse(delivery, frame, reason, safe)
+
+    def again(self, intake: Intake, delivery: Delivery, frame: Frame) -> bool:
+        """Take a sequence that comes again; return whether it was requeued whole, to fill its hole.
+
+        What is merely delivered again is never trained late, a crash would change the bits; but its dead letter may have
+        been lost with the worker that refused it.
+        """
+        reason = self._position.hole(self._client.id, frame.sequence)
+        if reason is None:
+            return False
+        if frame.requeued and frame.parts == 1:
+            intake.block(frame.sequence)
+            self._late.append((delivery, frame))
+            return True
+        self._refuse_placed(intake, delivery, frame, reason)
+        return False
+
+    def turn(self, intake: Intake) -> None:
+        """Let one requeued frame have its effect, once, or refuse it again."""
+        if not self._late:
+            return
+        delivery, frame = self._late.popleft()
+        sequence = frame.sequence
+        if self._position.hole(self._client.id, sequence) is None:  # another copy has filled it
+            intake.unblock(sequence)
+            return
+        try:
+            self._late_effect(self._client, frame)
+            self._filled.append(sequence)
+        except (MalformedMessage, TensorError) as error:
+            reason = f"round {frame.round} sequence {sequence}, requeued: {error}"[:MOST_REASON]
+            self._position.refused_again(self._client.id, sequence, reason)
+            self._dead.refuse(delivery, frame, reason, lambda: intake.unblock(sequence))
+
+    def settle(self, intake: Intake, record: StreamRecord) -> None:
+        """A record is durable: let the late effects that it holds be acknowledged."""
+        progress = record.clients[self._client.id]
+        holes = {hole.sequence for hole in progress.holes}
+        durable = [sequence for sequence in self._filled if sequence < progress.sequence and sequence not in holes]
+        self._filled = [sequence for sequence in self._filled if sequence not in durable]
+        for sequence in durable:
+            intake.unblock(sequence)
+
+    def _refuse_placed(self, intake: Intake, delivery: Delivery, frame: Frame, reason: str) -> None:
+        intake.block(frame.sequence)
+        self._dead.refuse(delivery, frame, reason, lambda: intake.unblock(frame.sequence))
