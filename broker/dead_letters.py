@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from broker import topology
 from broker.codec import encode
+from broker.crash_points import Between, crash_point
 from broker.events import Emit, MessageRefused
 from broker.mailbox import Mailbox
 from broker.messages import DeadLetter, Frame
@@ -62,6 +63,7 @@ class DeadLetters:
         self._emit(MessageRefused(queue=delivery.queue, reason=reason))
         self.pending += 1
         self._publish(_Letter(encode(letter), safe))
+        crash_point(Between.LETTER_AND_CONFIRM)
 
     def turn(self) -> None:
         """Publish again what the broker did not take, when it is time."""
@@ -76,6 +78,7 @@ class DeadLetters:
     def _settled(self, letter: _Letter, outcome: Settled) -> None:
         if outcome is Settled.CONFIRMED:
             self.pending -= 1
+            crash_point(Between.CONFIRM_AND_REFUSAL_ACK)
             letter.safe()
             return
         self._failed.append((time.monotonic() + RETRY_SECONDS, letter))

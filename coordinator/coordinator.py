@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from broker.crash_points import Between, crash_point
 from broker.errors import BrokerUnavailable
 from broker.events import Emit, RoundClosed, RoundOpened, RunStarted, Waiting
 from broker.mailbox import Mailbox
@@ -74,6 +75,7 @@ class Coordinator:
         Raises RunConflict if a different experiment has this name, RunFailed if the run cannot go on.
         """
         self._ledger.create_run(self._record)
+        crash_point(Between.RUN_AND_LEASE)
         keeper = LeaseKeeper(self._ledger)
         stood_by = False
         try:
@@ -91,7 +93,7 @@ class Coordinator:
             keeper.close()
 
     def _over(self, stood_by: bool) -> bool:
-        """Return whether the run is finished; raise RunFailed if it failed under another coordinator.
+        """Return whether the run is over; raise RunFailed if it failed under another coordinator.
 
         One that is started anew on a failed run goes on with it.
         """
@@ -102,9 +104,9 @@ class Coordinator:
             return False
         if state.phase == "failed" and stood_by:
             raise RunFailed(f"run {self._record.name!r}: {state.reason}")
-        if state.phase == "finished" and not self._clock.finished:
+        if state.over and not self._clock.finished:
             Results(self._output, self._ledger, self._experiment, self._emit).write_all(state)
-        return state.phase == "finished"
+        return state.over
 
     def _wait_for(self, error: Exception) -> None:
         self._emit(Waiting(role="coordinator", what=str(error)))
@@ -137,6 +139,8 @@ class Coordinator:
         try:
             self._go_on()
             self._rounds.initialise()
+            self._rounds.sweep()
+            crash_point(Between.VERSION_AND_QUEUES)
             self._reception.open()
             self._announce()
             while not self._stop.is_set() and not self._turn():
@@ -176,7 +180,7 @@ class Coordinator:
             state = self._ledger.state()
             self._results.write(state.record)
             if state.record.phase == "finished":
-                return self._everyone_left(state.record)
+                return self._end(state)
             self._drop_silent()
             self._step(state)
         except (StoreUnavailable, BrokerUnavailable) as error:
@@ -198,6 +202,7 @@ class Coordinator:
             self._reporter.turn(kept.record)
             if not self._ledger.unfinished(kept.record):
                 self._ledger.freeze(self._rounds.leader, kept)
+                crash_point(Between.FREEZE_AND_AVERAGE)
                 self._mailbox.post(lambda: None)  # averaging need not wait for the next tick
         elif kept.record.phase == "frozen":
             self._close(state, kept)
@@ -208,6 +213,7 @@ class Coordinator:
             return
         opened = self._rounds.open(state, roster)
         if opened is not None:
+            crash_point(Between.ROUND_AND_OFFERS)
             clients = sum(len(plan.clients) for plan in opened.streams)
             self._emit(RoundOpened(round=opened.round, streams=len(opened.streams), clients=clients))
             self._reporter.turn(opened)
@@ -218,6 +224,7 @@ class Coordinator:
         if closed is None:
             return
         self._ledger.store.save()
+        crash_point(Between.CLOSE_AND_TARGETS)
         tallies = closed.tallies
         self._emit(
             RoundClosed(
@@ -259,6 +266,7 @@ class Coordinator:
         state = self._ledger.state()
         failed = state.record.model_copy(update={"phase": "failed", "reason": reason})
         self._ledger.lead(self._rounds.leader, [state.change(failed)])
+        crash_point(Between.FAILURE_AND_TARGETS)
         self._reception.tell_everyone()
         raise RunFailed(f"run {self._record.name!r}: {reason}")
 
@@ -267,6 +275,7 @@ class Coordinator:
         if not self._results.scored(state.record.closed):
             return
         self._ledger.lead(self._rounds.leader, [state.change(state.record.model_copy(update={"phase": "finished"}))])
+        crash_point(Between.FINISH_AND_RESULTS)
 
     def _drop_silent(self) -> None:
         for client in self._members.silent() if self._reception.hears else ():
@@ -276,15 +285,19 @@ class Coordinator:
         for client in self._deadlines.overdue(round):
             self._members.give_up(client, f"held up round {round.round} for {self._experiment.clients.round_timeout:g} s")
 
-    def _everyone_left(self, state: RunState) -> bool:
-        """Write the results, tell the clients, and return whether all have heard the end or have had time enough to."""
+    def _end(self, state: Kept[RunState]) -> bool:
+        """Write the results and tell the clients; the run is over when all have heard or have had time enough to."""
         if not self._clock.finished:
-            self._results.write_all(state)
-            self._ledger.store.save()
+            self._results.write_all(state.record)
+            crash_point(Between.RESULTS_AND_TARGETS)
             self._reception.tell_everyone()
             self._clock.finished = time.monotonic()
         late = time.monotonic() - self._clock.finished > self._experiment.transport.heartbeat_timeout
-        if late or self._reception.everyone_left():
-            self._reception.remove_queues()
-            return True
-        return False
+        if not (late or self._reception.everyone_left()):
+            return False
+        crash_point(Between.TARGETS_AND_REMOVAL)
+        self._reception.remove_queues()
+        crash_point(Between.REMOVAL_AND_OVER)
+        self._ledger.lead(self._rounds.leader, [state.change(state.record.model_copy(update={"over": True}))])
+        self._ledger.store.save()
+        return True

@@ -4,8 +4,9 @@ import sys
 import time
 from dataclasses import dataclass, field
 
+from broker.crash_points import Between, crash_point
 from broker.events import ClientDropped, Emit
-from broker.messages import Heartbeat, Join, Refusal, Score, Target, Welcome
+from broker.messages import Heartbeat, Join, Leave, Refusal, Score, Target, Welcome
 from coordinator.experiment import Experiment
 from coordinator.store.interface import Lease
 from coordinator.store.ledger import Ledger
@@ -47,11 +48,12 @@ class Membership:
         self._heard[message.client] = _Heard(time.monotonic())
         kept = self.ledger.roster()
         known = kept.record.clients.get(message.client)
-        if known and known.state == "active":
-            if message.incarnation and message.incarnation < known.incarnation:
+        if known and (known.state == "active" or (known.state == "left" and message.incarnation == known.incarnation)):
+            mine = message.process == known.process
+            if not mine and message.incarnation and message.incarnation < known.incarnation:
                 reason = "another process has joined under this id; stop one of them"
                 return Refusal(client=message.client, process=message.process, reason=reason)
-            if message.process == known.process or message.incarnation == known.incarnation:
+            if mine or message.incarnation == known.incarnation:
                 return self._welcome(self._update(known, process=message.process) or known, message.process)
             self.give_up(known.id, "its state was lost, or a second process runs under its id")
             return None
@@ -92,7 +94,16 @@ class Membership:
         )
         changed = Roster(clients={**kept.record.clients, client: left}, departures=[*kept.record.departures, departure])
         if self.ledger.lead(self.leader, [kept.change(changed)]):
+            crash_point(Between.DEPARTURE_AND_CLOSING)
             self.emit(ClientDropped(client=client, round=state.round, reason=reason))
+
+    def leave(self, message: Leave) -> None:
+        """A client has heard the end of the run."""
+        roster = self.ledger.roster().record
+        known = roster.clients.get(message.client)
+        finished = self.ledger.state().record.phase == "finished"
+        if known and finished and (known.state, known.incarnation) == ("active", message.incarnation):
+            self._write(roster, known.model_copy(update={"state": "left"}))
 
     def silent(self) -> list[ClientRecord]:
         """Return clients not heard of for a whole time-out, in which this coordinator was listening."""
@@ -226,3 +237,4 @@ class Membership:
             if client.id not in kept.record.clients:
                 clients = {**kept.record.clients, client.id: score}
                 self.ledger.lead(self.leader, [kept.change(kept.record.model_copy(update={"clients": clients}))])
+                crash_point(Between.SCORES_AND_ANSWER)

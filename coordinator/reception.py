@@ -2,6 +2,7 @@
 
 from broker import topology
 from broker.codec import decode, encode
+from broker.crash_points import Between, crash_point
 from broker.dead_letters import DeadLetters
 from broker.errors import MalformedMessage
 from broker.events import ClientJoined, Emit
@@ -37,7 +38,6 @@ class Reception:
         self._mailbox = mailbox
         self._dead = DeadLetters(transport, run, mailbox, emit, settings.message_limit)
         self._emit = emit
-        self._left: set[str] = set()
         self._hearing = Hearing(transport, topology.coordinator(run).name, settings.heartbeat_timeout)
         self._subscription: Subscription | None = None
 
@@ -81,10 +81,11 @@ class Reception:
         """Delete the queues of all clients: after the last round nothing in them is of use, and another run may have the name."""
         for client in self._ledger.roster().record.clients:
             self._transport.delete(topology.activations(self._run, client, self._settings).name)
+            crash_point(Between.REMOVAL_AND_REMOVAL)
 
     def everyone_left(self) -> bool:
         """Return whether all clients have heard that the run is finished."""
-        return all(client.id in self._left for client in self._ledger.roster().record.active())
+        return not self._ledger.roster().record.active()
 
     def _receive(self, item: Delivery | Reopened) -> None:
         if isinstance(item, Reopened):
@@ -96,16 +97,13 @@ class Reception:
             self._dead.refuse(item, None, str(error), lambda: self._ack(item))
             return
         self._ack(item)  # every message here is repeated by its sender
+        crash_point(Between.MESSAGE_ACK_AND_ANSWER)
         if isinstance(message, Join):
             self._admit(message)
         elif isinstance(message, Heartbeat):
             self._say(message.client, self._members.hear(message))
         elif isinstance(message, Leave):
-            self._leave(message)
-
-    def _leave(self, message: Leave) -> None:
-        if message.client in self._ledger.roster().record.clients:
-            self._left.add(message.client)
+            self._members.leave(message)
         elif isinstance(message, Echo) and self._hearing.hear(message):
             self._members.listening_again()
 
@@ -113,7 +111,9 @@ class Reception:
         known = message.client in self._ledger.roster().record.clients
         answer = self._members.join(message)
         if isinstance(answer, Welcome):
+            crash_point(Between.ROSTER_AND_QUEUE)
             self._transport.declare(topology.activations(self._run, message.client, self._settings))
+            crash_point(Between.QUEUE_AND_WELCOME)
             if not known:
                 self._emit(ClientJoined(client=message.client, cut=message.cut, round=answer.first_round))
         self._say(message.client, answer)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+from broker.crash_points import Between, crash_point
 from broker.events import Emit, RoundEvaluated, RunFinished
 from broker.messages import Score
 from coordinator.experiment import Experiment
@@ -46,6 +47,7 @@ class Results:
         version = self._ledger.version(self._experiment.training.rounds)
         states = _final_states(version.record, self._ledger.store.get_blob) if version else iter(())
         summary = self._summary(fingerprint(self._kept(states)))
+        crash_point(Between.LAYERS_AND_SUMMARY)
         _write_json(self._folder / "summary.json", summary)
         self._emit(RunFinished(summary=summary))
 

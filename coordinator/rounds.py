@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from broker.crash_points import Between, crash_point
 from coordinator.errors import RunFailed
 from coordinator.experiment import Experiment
 from coordinator.store.interface import BlobRef, Lease
@@ -49,6 +50,7 @@ class Rounds:
         numbers = range(first, self.network.depth + 1)
         values = [pack(self.network.build_layer(number).state_dict()) for number in numbers]
         refs = self.ledger.store.put_blobs(version_key(0), values)
+        crash_point(Between.INITIAL_BLOBS_AND_VERSION)
         record = VersionRecord(round=0, layers=dict(zip(numbers, refs, strict=True)))
         self.ledger.lead(self.leader, [Kept(version_key(0), record, None).change(record)])
 
@@ -100,10 +102,19 @@ class Rounds:
             *(stream.delete() for stream in streams.values()),
             *([outdated.delete()] if outdated else []),
         ]
+        crash_point(Between.AVERAGE_AND_PUBLISH)
         if not self.ledger.lead(self.leader, writes):
             return None
-        self._sweep(version, previous.record)
+        crash_point(Between.PUBLISH_AND_SWEEP)
+        self._drop_unneeded(version, previous.record)
         return closed
+
+    def sweep(self) -> None:
+        """Drop what another coordinator that closed a round had no time to drop."""
+        closed = self.ledger.state().record.closed
+        version, previous = self.ledger.version(closed), self.ledger.version(max(closed - 1, 0))
+        if version and previous:
+            self._drop_unneeded(version.record, previous.record)
 
     def _version(self, number: int, previous: VersionRecord, frozen: list[StreamRecord]) -> VersionRecord:
         trained = [stream for stream in frozen if stream.tallies().samples > 0]
@@ -138,7 +149,7 @@ class Rounds:
         for stream, weight in contributing:
             yield unpack(self.ledger.store.get_blob(stream.layers[layer])), weight
 
-    def _sweep(self, version: VersionRecord, previous: VersionRecord) -> None:
+    def _drop_unneeded(self, version: VersionRecord, previous: VersionRecord) -> None:
         """Drop the blobs of closed rounds that no kept version points to."""
         needed = version.scopes() | previous.scopes()
         for scope in self.ledger.store.scopes():

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 
 from broker import codec, topology
+from broker.crash_points import Between, crash_point
 from broker.events import Emit, FeaturesPublished, Waiting
 from broker.mailbox import Mailbox
 from broker.messages import Acknowledgement, Activations, EndOfRound, Message, Prediction, Refusal, Score, Target, Welcome
@@ -90,6 +91,7 @@ class ClientWorker:
             self._join()
             while not self._finished():
                 self._advance()
+            crash_point(Between.END_AND_LEAVE)
             self._link.leave()
         except Stopped:
             return
@@ -101,11 +103,14 @@ class ClientWorker:
         """Join, for the first time or again, and go to where training has to go on."""
         self._given_up, self._rewind, self._target = "", None, None
         identity = self._state.of(self._run_name, self._id, self._cut)
-        welcome = self._link.join(self._cut, identity.incarnation if identity else self._incarnation or None, None, self._stop)
+        incarnation = identity.incarnation if identity else self._incarnation or None
+        welcome = self._link.join(self._state.applicant(), self._cut, incarnation, None, self._stop)
         if isinstance(welcome, Refusal):
             raise SettingsError(f"client {self._id}: {welcome.reason}")
         settings = local_settings(RunSettings.from_json(welcome.experiment), self._names)
+        crash_point(Between.WELCOME_AND_IDENTITY)
         self._state.claim(Identity(settings.run, welcome.fingerprint, self._id, self._cut, welcome.incarnation))
+        crash_point(Between.IDENTITY_AND_DATA)
         self._prepare(welcome, settings)
         self._link.handlers = {
             Target: self._hear,
@@ -153,16 +158,19 @@ class ClientWorker:
                 self._evaluate(target.closed)
             elif self._round <= target.round:
                 self._train(self._round)
+                crash_point(Between.MARKER_AND_NEXT_ROUND)
                 self._round += 1
             else:
                 self._turn(WAIT_SECONDS)
         except _Rewind:
             self._outbox.discard()
+            crash_point(Between.DISCARD_AND_RESTORE)
             position, self._rewind = self._rewind or (0, 0), None
             self._window.rewind(position)
             self._restore(position[0])
         except _Rejoin:
             self._emit(Waiting(role=self._id, what=f"the next round to take part again: {self._given_up}"))
+            crash_point(Between.REFUSAL_AND_REJOIN)
             self._join()
 
     def _to_evaluate(self, target: Target) -> bool:
@@ -178,23 +186,28 @@ class ClientWorker:
             size = self._evaluator.batch_size(self._network.feature_shape(self._cut))
             batches = evaluation_batches(self._dataset, settings.data, settings.training.seed, size, whole)
         self._scores[round] = self._evaluator.score(self._half, batches, round)
+        crash_point(Between.SCORE_AND_REPORT)
         self._link.update(scores=tuple(self._scores.values()), now=True)
 
     def _train(self, round: int) -> None:
         self._state.save(round, self._half, self._counters)
+        crash_point(Between.SNAPSHOT_AND_STEP)
         self._half.begin_round(round)
         digest, loss_sum, samples = FIRST_DIGEST, 0.0, 0
         for sequence in range(self._data.batches_in_round()):
             images, labels = self._data.batch(round, sequence)
             with self._slot:
                 step, features = self._step(images, labels, round, sequence)
+            crash_point(Between.STEP_AND_PUBLISH)
             wire, clamped = to_wire(features, self._settings.wire_dtype)
             label_wire, _ = to_wire(labels, "int64")
             message = Activations.model_construct(cut=self._cut, digest=digest, features=wire, labels=label_wire)
             digest = next_digest(digest, wire, label_wire)
             size = self._publish(round, sequence, message)
+            crash_point(Between.PUBLISH_AND_CONFIRM)
             loss_sum, samples = loss_sum + step.loss * step.samples, samples + step.samples
             self._count(round, step, size, clamped, sequence, loss_sum / samples)
+        crash_point(Between.LAST_BATCH_AND_MARKER)
         half = pack(self._half.state()) if round == self._settings.training.rounds else None
         mean = loss_sum / max(samples, 1)
         marker = EndOfRound(digest=digest, samples=samples, loss=mean, dropped_samples=self._data.dropped_in_round(), half=half)
@@ -233,6 +246,7 @@ class ClientWorker:
         for frame in frames:
             self._wait_until(lambda: not self._outbox.full, "the broker to take what was sent")
             self._outbox.send(round, sequence, frame)
+            crash_point(Between.PART_AND_PART)
         return size
 
     def _wait_until(self, holds: Callable[[], bool], what: str) -> None:

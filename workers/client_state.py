@@ -8,15 +8,18 @@ import fcntl
 import hashlib
 import json
 import os
+import secrets
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
+from broker.crash_points import Between, crash_point
 from learning.errors import LearningError, SettingsError, TensorError
 from learning.halves import ClientHalf
 from learning.tensors import notes_of, pack, unpack
 
 _IDENTITY = "client.json"
+_APPLICANT = "applicant"
 _REMEDY = "remove the folder to start this client anew"
 
 
@@ -55,10 +58,9 @@ class ClientState:
         path = self._folder / _IDENTITY if self._folder else None
         if path is None or not path.exists():
             return None
+        text = self._sealed(path)
         try:
-            return Identity(**json.loads(_unseal(path.read_bytes())))
-        except OSError as error:
-            raise SettingsError(f"{path} cannot be read: {error.strerror}") from None
+            return Identity(**json.loads(text))
         except (ValueError, TypeError, RecursionError) as error:
             raise SettingsError(f"{path} is damaged: {error}; {_REMEDY}") from None
 
@@ -82,7 +84,22 @@ class ClientState:
             raise self._another(mine)
         if self._folder is not None and mine != identity:
             _replace(self._folder / _IDENTITY, _seal(json.dumps(asdict(identity)).encode()))
+        if self._folder is not None:
+            (self._folder / _APPLICANT).unlink(missing_ok=True)
         self._mine = identity
+
+    def applicant(self) -> str:
+        """Return the name under which this client asks to be admitted: after a crash the same, until it has claimed its identity.
+
+        So an admission whose answer died with the process is given again, not taken for another process's.
+        Raises SettingsError if the folder is damaged.
+        """
+        if self._folder is None:
+            return secrets.token_hex(8)
+        path = self._folder / _APPLICANT
+        if not path.exists():
+            _replace(path, _seal(secrets.token_hex(8).encode()))
+        return self._sealed(path).decode()
 
     def save(self, round: int, half: ClientHalf, counters: Counters) -> None:
         """Keep a half as it is at the start of a round."""
@@ -120,11 +137,20 @@ class ClientState:
                 self._memory.pop(known, None)
                 if self._folder is not None:
                     self._path(known).unlink(missing_ok=True)
+                    crash_point(Between.FORGET_AND_FORGET)
 
     def close(self) -> None:
         """Unlock the folder."""
         if self._lock is not None:
             self._lock.close()
+
+    def _sealed(self, path: Path) -> bytes:
+        try:
+            return _unseal(path.read_bytes())
+        except OSError as error:
+            raise SettingsError(f"{path} cannot be read: {error.strerror}") from None
+        except ValueError as error:
+            raise SettingsError(f"{path} is damaged: {error}; {_REMEDY}") from None
 
     def _read(self, round: int) -> tuple[bytes, Counters]:
         """Return a snapshot and its counters; raise LearningError unless it is this client's of that round."""
@@ -193,4 +219,5 @@ def _replace(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+    crash_point(Between.FILE_AND_RENAME)
     part.replace(path)

@@ -5,6 +5,7 @@ from collections import OrderedDict, deque
 
 from broker import topology
 from broker.codec import decode, encode
+from broker.crash_points import Between, crash_point
 from broker.errors import MalformedMessage
 from broker.events import InferenceAnswered
 from broker.messages import InferenceRequest, Prediction
@@ -54,6 +55,7 @@ class InferenceService:
         answer = self._answer(request)
         del self._requests[chosen]
         self._context.control.publish(topology.inbox(self._context.settings.run, request.client).name, encode(answer))
+        crash_point(Between.PREDICTION_AND_ACK)
         self._subscription.ack([delivery])
         samples = request.features.shape[0] if request.features.shape else 0
         self._context.emit(

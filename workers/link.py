@@ -1,6 +1,5 @@
 """A client's control connection: it joins, sends heartbeats, and hears what it must know."""
 
-import secrets
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -41,7 +40,7 @@ class Link:
         self._transport = transport
         self._mailbox = mailbox
         self._emit = emit
-        self._process = secrets.token_hex(8)
+        self._process = ""
         self._status: Status | None = None
         self._interval = JOIN_SECONDS
         self._wake = threading.Event()
@@ -55,9 +54,14 @@ class Link:
         transport.declare(inbox)
         self._subscription: Subscription = transport.subscribe(inbox.name, 100, mailbox.sink(self._receive))
 
-    def join(self, cut: int, incarnation: int | None, samples: int | None, stop: threading.Event) -> Welcome | Refusal:
-        """Ask to take part until the coordinator answers; raise Stopped if asked to stop."""
-        self._status, self._process = None, secrets.token_hex(8)  # late answers to what was said before are not for this one
+    def join(
+        self, applicant: str, cut: int, incarnation: int | None, samples: int | None, stop: threading.Event
+    ) -> Welcome | Refusal:
+        """Ask to take part until the coordinator answers; raise Stopped if asked to stop.
+
+        applicant: a random name. Answers to an earlier one are not for this one.
+        """
+        self._status, self._process = None, applicant
         message = Join(client=self._client, cut=cut, incarnation=incarnation, process=self._process, samples=samples)
         asked, self._answer, self._joining = 0, None, True
         while not stop.is_set():

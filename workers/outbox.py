@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from broker.crash_points import Between, crash_point
 from broker.mailbox import Mailbox
 from broker.transport import Settled, Transport
 
@@ -103,6 +104,7 @@ class Outbox:
                 wait = min(RETRY_SECONDS_MOST, RETRY_SECONDS * 2 ** min(self._retries, 5))
                 self._retry_at = time.monotonic() + wait * (0.5 + self._sleep())
             return
+        crash_point(Between.CONFIRM_AND_COUNT)
         while self._entries and self._entries[0].settled is Settled.CONFIRMED:
             done = self._entries.popleft()
             self.unconfirmed_bytes -= len(done.body)

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable
 
+from broker.crash_points import Between, crash_point
 from broker.dead_letters import MOST_REASON, DeadLetters
 from broker.errors import MalformedMessage
 from broker.messages import Frame
@@ -44,6 +45,7 @@ class Refusals:
         """Refuse the frames of the expected sequence: it leaves a hole."""
         sequence, reason = frames[0].sequence, reason[:MOST_REASON]
         self._position.refused(self._client.id, sequence, reason)
+        crash_point(Between.REFUSAL_AND_LETTER)
         for delivery in intake.bodies(sequence):
             self._refuse_placed(intake, delivery, frames[0], reason)
 

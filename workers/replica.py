@@ -5,6 +5,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from broker.crash_points import Between, crash_point
 from broker.events import CheckpointSaved, Emit
 from coordinator.store.interface import BlobRef
 from coordinator.store.ledger import Claim, Ledger
@@ -130,6 +131,8 @@ class Saver:
         values.append(pack(optimizer))
         scope = stream_key(record.round, record.stream)
         refs = self._ledger.store.put_blobs(scope, values)
+        commits = record.status == "committed"
+        crash_point(Between.COMMIT_BLOBS_AND_POINTER if commits else Between.CHECKPOINT_BLOBS_AND_POINTER)
         replica = Savepoint(layers=dict(zip(layers, refs[:-1], strict=True)), optimizer=refs[-1])
         point = replica if savepoint else self.record.savepoint
         saved = record.model_copy(
@@ -141,6 +144,7 @@ class Saver:
         )
         superseded = self.claim.kept.record.blobs() - saved.blobs()
         self.claim = self._ledger.advance(self.claim, saved)
+        crash_point(Between.POINTER_AND_SWEEP)
         self._ledger.store.drop_blobs(superseded)
         size = sum(map(len, values))
         self.seconds = time.monotonic() - began

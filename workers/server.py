@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from broker import topology
+from broker.crash_points import Between, crash_point
 from broker.dead_letters import DeadLetters
 from broker.errors import BrokerUnavailable, UnknownQueue
 from broker.events import Emit, StreamClaimed, StreamLost, Waiting
@@ -143,6 +144,7 @@ class ServerWorker:
             start = self._ledger.version(record.round - 1)
             if start is None:  # the round was closed meanwhile
                 return
+            crash_point(Between.CLAIM_AND_LOAD)
             StreamWorker(context, inference, plan, start.record, claim).run()
         except (LeaseLost, UnknownQueue) as error:
             self._emit(StreamLost(worker=self._name, round=record.round, stream=plan.id, reason=str(error)))
@@ -159,5 +161,6 @@ class ServerWorker:
             return
         finally:
             context.keeper.let_go()
+            crash_point(Between.STREAM_AND_RELEASE)
             with contextlib.suppress(StoreUnavailable):  # it passes by itself
                 self._ledger.store.release(claim.lease)

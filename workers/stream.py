@@ -6,6 +6,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from broker import codec, topology
+from broker.crash_points import Between, crash_point
 from broker.errors import MalformedMessage
 from broker.events import BatchTrained, StreamCommitted, Waiting
 from broker.messages import Acknowledgement, Activations, EndOfRound, Frame, Notice
@@ -118,10 +119,12 @@ class StreamWorker:
                 self._turn_late(intake)
             if client is self._plan.clients[-1]:
                 self._commit()
+                crash_point(Between.NOTICE_AND_ACKS)
                 intake.settle(self._position.durable(client.id))
         finally:
             intake.subscription.close()
             self._count_duplicates()
+        crash_point(Between.CLIENT_AND_NEXT_CLIENT)
 
     def _turn(self, client: StreamClient, intake: Intake) -> None:
         context = self._context
@@ -202,6 +205,7 @@ class StreamWorker:
         began = time.monotonic()
         features, labels = check_activations(message, client.cut, self._context.network, self._context.settings.training)
         step = self._half.step(features, labels, client.cut, (client.id, self._round, sequence))
+        crash_point(Between.STEP_AND_CHECKPOINT)
         self._context.emit(
             BatchTrained(
                 round=self._round,
@@ -229,6 +233,7 @@ class StreamWorker:
         check_marker(message, sequence, client.cut, self._context.network, self._context.settings.training)
         if message.half is not None:
             ref = self._context.ledger.store.put_blobs(stream_key(self._round, self._plan.id), [message.half])[0]
+            crash_point(Between.HALF_AND_MARKER)
             self._position.keep_half(client.id, ref)
 
     def _take_late(self, client: StreamClient, frame: Frame) -> None:
@@ -259,6 +264,7 @@ class StreamWorker:
             Waiting(role=self._context.name, what=f"client {client.id}, round {self._round} sequence {intake.expected}")
         )
         self._acknowledge(client, resend=True)
+        crash_point(Between.RESEND_AND_REOPEN)
         clogged_before, self._clogged = self._clogged, intake.clogged()
         if clogged_before and self._clogged:  # all of it came again, and what is expected was not among it
             intake.give_up_ahead()
@@ -309,8 +315,10 @@ class StreamWorker:
         while self._settling and self._settling[0][0] <= time.monotonic():
             record = self._settling.popleft()[1]
             self._position.now_durable(record)
+            crash_point(Between.CHECKPOINT_AND_ACKS)
             intake.settle(self._position.durable(intake.client.id))
             self._refusals.settle(intake, record)
+            crash_point(Between.ACKS_AND_ACKNOWLEDGEMENT)
             self._acknowledge(intake.client)
 
     def _commit(self) -> None:
@@ -323,8 +331,10 @@ class StreamWorker:
         record = self._saver.commit(self._half, self._position.record(status="committed"))
         context.mailbox.handle_until(lambda: False, context.settings.transport.store_loss_window)
         self._position.now_durable(record)
+        crash_point(Between.COMMIT_AND_ACKNOWLEDGEMENT)
         for client in self._plan.clients:
             self._acknowledge(client)
+        crash_point(Between.ACKNOWLEDGEMENT_AND_NOTICE)
         context.control.publish(topology.coordinator(context.settings.run).name, codec.encode(Notice(round=self._round)))
         context.emit(
             StreamCommitted(worker=context.name, round=self._round, stream=self._plan.id, samples=record.tallies().samples)

@@ -71,6 +71,7 @@ class RunState(Record):
     round: int = 0  # the open round, 0 before the first
     closed: int = 0  # the last round whose version is published
     reason: str = ""
+    over: bool = False  # finished, and the clients have heard or have had time enough to: nothing is left to do
 
 
 class ClientRecord(Record):
@@ -83,7 +84,7 @@ class ClientRecord(Record):
     process: str
     samples: int | None  # of its own data, None where the run's data set is partitioned
     first_round: int
-    state: Literal["active", "closing", "gone"] = "active"
+    state: Literal["active", "closing", "gone", "left"] = "active"  # left: it has heard that the run is finished
     reason: str = ""
 
 

@@ -27,6 +27,7 @@ from redis.exceptions import (
 )
 from redis.retry import Retry
 
+from broker.crash_points import Between, crash_point
 from coordinator.errors import MissingBlob, StoreError, StoreFull, StoreRefused, StoreUnavailable
 from coordinator.store import scripts
 from coordinator.store.interface import (
@@ -143,6 +144,7 @@ class RedisStore:
         try:
             for ref, number in absent:
                 self._put_chunk(ref, number, memoryview(by_ref[ref])[number * CHUNK : (number + 1) * CHUNK])
+                crash_point(Between.CHUNK_AND_CHUNK)
         except StoreFull:
             self.drop_blobs({ref for ref, _ in absent})
             raise

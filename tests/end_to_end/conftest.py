@@ -29,12 +29,13 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[
 def deploy(rabbitmq_url: str, redis_url: str, run_name: str, tmp_path: Path) -> Iterator[Deploy]:
     """Return a function that makes a deployment of the tiny experiment with overrides; it is ended after the test.
 
-    broker, store: URLs of other servers than those that all tests share.
+    broker, store: URLs of other servers than those that all tests share. suffix: tells the runs of one test apart.
     """
     made: list[Deployment] = []
 
-    def make(*overrides: str, broker: str = rabbitmq_url, store: str = redis_url) -> Deployment:
-        deployment = Deployment(Setup.write(tmp_path, *overrides), run_name, broker, store, tmp_path / "deployment")
+    def make(*overrides: str, broker: str = rabbitmq_url, store: str = redis_url, suffix: str = "") -> Deployment:
+        folder = tmp_path / f"deployment{suffix}"
+        deployment = Deployment(Setup.write(tmp_path, *overrides), run_name + suffix, broker, store, folder)
         made.append(deployment)
         return deployment
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import faulthandler
+import itertools
 import json
 import multiprocessing
 import os
@@ -16,7 +17,7 @@ from typing import Any
 
 from rich.console import Console
 
-from broker import events, topology
+from broker import crash_points, events, topology
 from cli import embedded, roles, servers
 from cli.main import main
 from cli.prepare import prepare
@@ -50,6 +51,7 @@ heartbeat_interval = 0.25
 """
 
 Event = dict[str, Any]
+Arm = tuple[crash_points.Between, int]  # where a process kills itself, and at which passage
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["cli.roles", "cli.train", "sklearn.datasets"])  # importing them takes seconds, in each process
 
@@ -96,15 +98,18 @@ def final_layers(output: Path) -> dict[str, State]:
 
 
 class Node:
-    """A ``splitee`` command as a process of its own. Everything that its roles say is heard here as it is said."""
+    """A ``splitee`` command as a process of its own. Everything that its roles say is heard here as it is said.
 
-    def __init__(self, arguments: list[str], log: Path) -> None:
+    arm: the crash point at which it kills itself.
+    """
+
+    def __init__(self, arguments: list[str], log: Path, arm: Arm | None = None) -> None:
         self.log = log
         self.heard: list[Event] = []
         self._changed = threading.Condition()
         self._ended = False
         receiving, sending = _context.Pipe(duplex=False)
-        self.process = _context.Process(target=_splitee, args=(arguments, str(log), sending), daemon=False)
+        self.process = _context.Process(target=_splitee, args=(arguments, str(log), sending, arm), daemon=False)
         self.process.start()
         sending.close()
         threading.Thread(target=self._listen, args=(receiving,), daemon=True).start()
@@ -146,6 +151,10 @@ class Node:
             self._changed.wait_for(lambda: self._ended, PATIENCE)
         return self.process.exitcode
 
+    def died_at(self, point: crash_points.Between) -> bool:
+        """Whether the process killed itself at a crash point that it was armed with."""
+        return self.process.exitcode == -signal.SIGKILL and f"killed at {point.name}\n" in self.text()
+
     def text(self) -> str:
         return self.log.read_text() if self.log.exists() else ""
 
@@ -175,18 +184,17 @@ class Deployment:
         self.nodes: list[Node] = []
         self._broker, self._store, self._folder = broker, store, folder
 
-    def coordinator(self, output: Path | None = None, **servers: str) -> Node:
-        return self._start("coordinator", *self.setup.flags(), *self._servers(**servers), "--output", str(output or self.output))
+    def coordinator(self, output: Path | None = None, *, arm: Arm | None = None, **servers: str) -> Node:
+        flags = (*self.setup.flags(), *self._servers(**servers), "--output", str(output or self.output))
+        return self._start("coordinator", *flags, arm=arm)
 
-    def server(self, **servers: str) -> Node:
-        return self._start("server", "--run", self.run, *self._servers(**servers))
+    def server(self, *, arm: Arm | None = None, **servers: str) -> Node:
+        return self._start("server", "--run", self.run, *self._servers(**servers), arm=arm)
 
-    def client(self, id: str, broker: str | None = None) -> Node:
+    def client(self, id: str, broker: str | None = None, *, arm: Arm | None = None) -> Node:
         entry = next(entry for entry in self.setup.experiment().clients.roster() if entry.id == id)
-        state = ["--state", str(self._folder / "clients" / id)]
-        return self._start(
-            "client", "--run", self.run, "--id", id, "--cut", str(entry.cut), "--broker", broker or self._broker, *state
-        )
+        where = ["--state", str(self._folder / "clients" / id), "--broker", broker or self._broker]
+        return self._start("client", "--run", self.run, "--id", id, "--cut", str(entry.cut), *where, arm=arm)
 
     def clients(self) -> dict[str, Node]:
         return {entry.id: self.client(entry.id) for entry in self.setup.experiment().clients.roster()}
@@ -212,14 +220,28 @@ class Deployment:
     def _servers(self, broker: str | None = None, store: str | None = None) -> list[str]:
         return ["--broker", broker or self._broker, "--store", store or self._store]
 
-    def _start(self, *arguments: str) -> Node:
+    def _start(self, *arguments: str, arm: Arm | None = None) -> Node:
         self._folder.mkdir(parents=True, exist_ok=True)
-        node = Node(list(arguments), self._folder / f"{len(self.nodes):02}-{arguments[0]}.log")
+        node = Node(list(arguments), self._folder / f"{len(self.nodes):02}-{arguments[0]}.log", arm)
         self.nodes.append(node)
         return node
 
 
-def _splitee(arguments: list[str], log: str, channel: Connection) -> None:
+class _Killer:
+    """Kills this process at a crash point."""
+
+    def __init__(self, point: crash_points.Between, passage: int) -> None:
+        self._point = point
+        self._passage = passage
+        self._passages = itertools.count(1)
+
+    def __call__(self, point: crash_points.Between) -> None:
+        if point is self._point and next(self._passages) == self._passage:
+            os.write(1, f"killed at {point.name}\n".encode())
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _splitee(arguments: list[str], log: str, channel: Connection, arm: Arm | None) -> None:
     """Be the ``splitee`` command, with its output in a file and its roles' events on a channel too."""
     with Path(log).open("ab") as file:
         os.dup2(file.fileno(), 1)
@@ -243,5 +265,7 @@ def _splitee(arguments: list[str], log: str, channel: Connection) -> None:
 
     Display.__call__ = shown  # type: ignore[method-assign]
     roles.log = logged
+    if arm is not None:
+        crash_points.arm(_Killer(*arm))
     sys.argv = ["splitee", *arguments]
     main()
