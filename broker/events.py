@@ -82,6 +82,14 @@ class RoundClosed(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class StoreWentBack(Event):
+    """The store has lost its last writes, and rounds that were closed with them: they are trained again."""
+
+    from_closed: int
+    to_closed: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class RoundEvaluated(Event):
     """All clients still there have reported their scores of a round: accuracy by cut."""
 

@@ -86,6 +86,7 @@ class Join(Message):
     incarnation: Positive | None  # from its state directory, if it has one
     process: Name  # random, new for every process: tells a second process from a repeated message
     samples: Count | None  # training samples of its own, None where the run's data set is partitioned
+    lost: Text = ""  # why that incarnation cannot go on, where it cannot: it asks for another
 
 
 class Score(Message):
@@ -118,6 +119,7 @@ class Heartbeat(Message):
     bytes: Count  # published in all
     loss: Loss  # mean local loss of the round so far
     scores: Annotated[tuple[Score, ...], Field(max_length=1000, strict=False)]  # not yet recorded
+    number: Count = 0  # of this heartbeat, counted by its process
 
 
 class Notice(Message):
@@ -154,6 +156,7 @@ class Welcome(Message):
     classes: Positive
     experiment: Annotated[str, Field(max_length=1_000_000)]  # JSON, as resolved by the coordinator
     fingerprint: Name
+    run_id: Name = ""  # tells the run from an earlier one of the same name and experiment
 
 
 class Refusal(Message):
@@ -175,6 +178,7 @@ class Target(Message):
     durable_sequence: Count  # of durable_round, trained and durable up to here
     recorded: Count  # scores up to this round are recorded
     finished: bool
+    answers: Count = 0  # the heartbeat after which the store was read; 0: none
 
 
 class Acknowledgement(Message):
@@ -207,7 +211,7 @@ class InferenceRequest(Message):
 
 
 class Prediction(Message):
-    """Answer to an inference request: probabilities (batch, classes), or an error."""
+    """Answer to an inference request: probabilities (batch, classes), or an error; neither: ask again later."""
 
     client: ClientId
     request: Name

@@ -3,6 +3,7 @@
 import errno
 import os
 import platform
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -52,6 +53,7 @@ def prepare(experiment: Experiment) -> Prepared:
         sample_shape=data.sample_shape,
         classes=data.classes,
         versions=versions(),
+        id=secrets.token_hex(8),
     )
     return Prepared(resolved, record, network, compute_needs(resolved, network, data.samples))
 

@@ -12,8 +12,9 @@ from broker.errors import BrokerUnavailable
 from broker.events import Emit, RoundClosed, RoundOpened, RunStarted, Waiting
 from broker.mailbox import Mailbox
 from broker.transport import Transport
+from coordinator.continuity import Continuity
 from coordinator.deadlines import Deadlines
-from coordinator.errors import LeaseLost, RunFailed, StoreUnavailable
+from coordinator.errors import LeaseLost, MissingBlob, RunFailed, StoreUnavailable
 from coordinator.experiment import Experiment
 from coordinator.membership import Membership
 from coordinator.reception import Reception
@@ -21,6 +22,7 @@ from coordinator.reporter import Reporter
 from coordinator.results import Results
 from coordinator.rounds import Rounds
 from coordinator.store.interface import Lease, Store
+from coordinator.store.lasting import Lasting
 from coordinator.store.lease_keeper import LeaseKeeper
 from coordinator.store.ledger import Kept, Ledger
 from coordinator.store.records import LEADER, Roster, RoundRecord, RunRecord, RunState
@@ -63,6 +65,8 @@ class Coordinator:
         self._stop = threading.Event()
         self._mailbox = Mailbox()
         self._clock = _Clock(time.monotonic())
+        self._lasting = Lasting(experiment.transport.store_loss_window)
+        self._continuity = Continuity(self._ledger, emit)
 
     def stop(self) -> None:
         """Ask the coordinator to stop; it can be started again. May be called from any thread or signal handler."""
@@ -74,7 +78,8 @@ class Coordinator:
 
         Raises RunConflict if a different experiment has this name, RunFailed if the run cannot go on.
         """
-        self._ledger.create_run(self._record)
+        self._record = self._ledger.create_run(self._record)
+        self._ledger.store.save()
         crash_point(Between.RUN_AND_LEASE)
         keeper = LeaseKeeper(self._ledger)
         stood_by = False
@@ -104,6 +109,7 @@ class Coordinator:
             return False
         if state.phase == "failed" and stood_by:
             raise RunFailed(f"run {self._record.name!r}: {state.reason}")
+        self._continuity.see(state)
         if state.over and not self._clock.finished:
             Results(self._output, self._ledger, self._experiment, self._emit).write_all(state)
         return state.over
@@ -137,6 +143,7 @@ class Coordinator:
         )
         self._reporter = Reporter(self._ledger, self._members, self._reception, self._emit)
         try:
+            self._continuity.check(self._record, lease)
             self._go_on()
             self._rounds.initialise()
             self._rounds.sweep()
@@ -178,11 +185,16 @@ class Coordinator:
             self._mailbox.handle(TICK)
             self._reception.turn()
             state = self._ledger.state()
+            self._continuity.see(state.record)
             self._results.write(state.record)
             if state.record.phase == "finished":
-                return self._end(state)
+                return self._lasting.lasts(state.version) and self._end(state)
             self._drop_silent()
             self._step(state)
+        except MissingBlob as error:
+            if self._ledger.store.renew(self._rounds.leader):
+                raise
+            raise LeaseLost(str(error)) from None  # the store has lost what was being written when it went down
         except (StoreUnavailable, BrokerUnavailable) as error:
             self._wait_for(error)
         return False
@@ -223,6 +235,7 @@ class Coordinator:
         closed = self._rounds.close(state, kept)
         if closed is None:
             return
+        self._continuity.see(state.record.model_copy(update={"closed": closed.round}))
         self._ledger.store.save()
         crash_point(Between.CLOSE_AND_TARGETS)
         tallies = closed.tallies
@@ -287,8 +300,10 @@ class Coordinator:
 
     def _end(self, state: Kept[RunState]) -> bool:
         """Write the results and tell the clients; the run is over when all have heard or have had time enough to."""
+        self._members.over = True
         if not self._clock.finished:
             self._results.write_all(state.record)
+            self._ledger.store.save()
             crash_point(Between.RESULTS_AND_TARGETS)
             self._reception.tell_everyone()
             self._clock.finished = time.monotonic()

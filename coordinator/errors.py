@@ -34,7 +34,7 @@ class ExperimentError(CoordinatorError):
 
 
 class RunConflict(CoordinatorError):
-    """A different experiment exists under the same run name."""
+    """Another run exists under the same name, or none where one was."""
 
 
 class RunFailed(CoordinatorError):

@@ -38,6 +38,7 @@ class Membership:
     leader: Lease
     emit: Emit
     listening_since: float = field(default_factory=time.monotonic)
+    over: bool = False  # the run's end cannot be lost any more: clients may go
     _heard: dict[str, _Heard] = field(default_factory=dict)
 
     def join(self, message: Join) -> Welcome | Refusal | None:
@@ -49,13 +50,12 @@ class Membership:
         kept = self.ledger.roster()
         known = kept.record.clients.get(message.client)
         if known and (known.state == "active" or (known.state == "left" and message.incarnation == known.incarnation)):
-            mine = message.process == known.process
-            if not mine and message.incarnation and message.incarnation < known.incarnation:
+            if message.process == known.process or (message.incarnation == known.incarnation and not message.lost):
+                return self._welcome(self._update(known, process=message.process) or known, message.process)
+            if message.incarnation and message.incarnation < known.incarnation:
                 reason = "another process has joined under this id; stop one of them"
                 return Refusal(client=message.client, process=message.process, reason=reason)
-            if mine or message.incarnation == known.incarnation:
-                return self._welcome(self._update(known, process=message.process) or known, message.process)
-            self.give_up(known.id, "its state was lost, or a second process runs under its id")
+            self.give_up(known.id, message.lost or _why_another(message, known))
             return None
         state = self.ledger.state().record
         if state.phase in ("finished", "failed"):
@@ -69,16 +69,18 @@ class Membership:
         """Take a heartbeat; return what the client must know."""
         roster = self.ledger.roster().record
         known = roster.clients.get(message.client)
-        if known is None or known.state == "gone" or message.incarnation < known.incarnation:
+        if known is None or known.state == "gone" or message.incarnation != known.incarnation:
             reason = (known.reason if known else "") or "not known here"
             return Refusal(client=message.client, process=message.process, reason=reason)
         if known.process != message.process:
-            return None
+            if time.monotonic() - self._last(known.id) < self.experiment.transport.heartbeat_timeout / 2:
+                return None
+            known = self._update(known, process=message.process) or known  # the store has lost that this one took over
         self._heard[message.client] = _Heard(
             time.monotonic(), message.samples, message.bytes, message.loss, message.round, message.confirmed
         )
         self._record_scores(known, message.scores)
-        return self.target(known)
+        return self.target(known, message.number)
 
     def give_up(self, client: str, reason: str) -> None:
         """End a client's part: its stream closes it where its queue ends, and the next round goes without it."""
@@ -117,8 +119,8 @@ class Membership:
         """The coordinator was cut off: its own silence is not the clients'."""
         self.listening_since = time.monotonic()
 
-    def target(self, client: ClientRecord) -> Target:
-        """Return everything that a client must know now."""
+    def target(self, client: ClientRecord, answers: int = 0) -> Target:
+        """Return everything that a client must know now. answers: number of the heartbeat that asks, 0 if none does."""
         state = self.ledger.state().record
         position = (state.closed + 1, 0)
         if state.round > state.closed:
@@ -132,7 +134,8 @@ class Membership:
             durable_round=position[0],
             durable_sequence=position[1],
             recorded=self._recorded(state, client),
-            finished=state.phase in ("finished", "failed"),
+            finished=state.phase == "failed" or (state.phase == "finished" and self.over),
+            answers=answers,
         )
 
     def heard_samples(self) -> int:
@@ -176,7 +179,7 @@ class Membership:
             id=message.client,
             index=index,
             cut=message.cut,
-            incarnation=known.incarnation + 1 if known else 1,
+            incarnation=max(known.incarnation if known else 0, message.incarnation or 0) + 1,  # the store may have lost some
             process=message.process,
             samples=message.samples,
             first_round=state.round + 1,
@@ -207,6 +210,7 @@ class Membership:
             classes=self.record.classes,
             experiment=self.record.experiment,
             fingerprint=self.record.fingerprint,
+            run_id=self.record.id,
         )
 
     def _target_round(self, state: RunState) -> int:
@@ -238,3 +242,9 @@ class Membership:
                 clients = {**kept.record.clients, client.id: score}
                 self.ledger.lead(self.leader, [kept.change(kept.record.model_copy(update={"clients": clients}))])
                 crash_point(Between.SCORES_AND_ANSWER)
+
+
+def _why_another(message: Join, known: ClientRecord) -> str:
+    if message.incarnation and message.incarnation > known.incarnation:
+        return "the store has lost that it had joined again"
+    return "its state was lost, or a second process runs under its id"

@@ -142,6 +142,7 @@ class Results:
             "duplicates_dropped": totals.duplicates,
             "refused": totals.refused,
             "divergent_replay": totals.divergent,
+            "store_rollbacks": [rollback.model_dump() for rollback in self._ledger.state().record.rollbacks],
             "fingerprint": self._experiment.fingerprint(),
             "versions": run.versions if run else {},
         }

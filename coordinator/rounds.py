@@ -69,7 +69,7 @@ class Rounds:
         )
         writes = [
             Kept(round_key(number), record, None).change(record),
-            state.change(RunState(phase="training", round=number, closed=state.record.closed)),
+            state.change(state.record.model_copy(update={"phase": "training", "round": number})),
             roster.change(roster.record),
         ]
         return record if self.ledger.lead(self.leader, writes) else None
@@ -155,7 +155,7 @@ class Rounds:
         for scope in self.ledger.store.scopes():
             number = int(scope.split("/")[1])
             if number <= version.round and scope not in needed:
-                self.ledger.store.drop_scope(scope)
+                self.ledger.store.drop_scope(scope, fence=self.leader)
 
 
 def _place(client: ClientRecord) -> StreamClient:

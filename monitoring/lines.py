@@ -48,6 +48,14 @@ def _(event: events.RoundClosed) -> str:
 
 
 @line.register
+def _(event: events.StoreWentBack) -> str:
+    return (
+        f"the store has lost its last writes: round {event.from_closed} was closed, the last one there is {event.to_closed}; "
+        "training goes on after that"
+    )
+
+
+@line.register
 def _(event: events.RoundEvaluated) -> str:
     cuts = ", ".join(f"cut {cut} {found['client']:.3f}/{found['server']:.3f}" for cut, found in event.accuracy.items())
     return f"round {event.round} accuracy at client/server: {cuts}"

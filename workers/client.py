@@ -18,6 +18,7 @@ from learning.errors import LearningError, SettingsError, TensorError
 from learning.halves import ClientHalf, Step
 from learning.layers import build_network
 from learning.tensors import pack
+from workers.aim import Aim
 from workers.client_data import LocalNames, load_client_data, local_settings
 from workers.client_state import ClientState, Counters, Identity
 from workers.context import Stopped
@@ -30,6 +31,7 @@ from workers.window import Window
 
 WAIT_SECONDS = 0.5
 SAY_SECONDS = 1.0  # a wait that is shorter is not worth a word
+SCORES_KEPT = 2  # of the last evaluated rounds: a store that lost its last writes may ask again
 
 
 class _Rejoin(Exception):
@@ -38,6 +40,10 @@ class _Rejoin(Exception):
 
 class _Rewind(Exception):
     """The servers ask for something again: start from the snapshot of that round."""
+
+
+class _Lost(Exception):
+    """Nothing is left from which a round could be computed again: this incarnation cannot go on."""
 
 
 class ClientWorker:
@@ -69,7 +75,7 @@ class ClientWorker:
         self._slot = slot or nullcontext()
         self._stop = threading.Event()
         self._mailbox = Mailbox()
-        self._target: Target | None = None
+        self._heard = Aim()
         self._rewind: tuple[int, int] | None = None
         self._given_up = ""
         self._incarnation = 0  # not admitted yet
@@ -99,17 +105,22 @@ class ClientWorker:
             self._link.close()
             self._state.close()
 
-    def _join(self) -> None:
-        """Join, for the first time or again, and go to where training has to go on."""
-        self._given_up, self._rewind, self._target = "", None, None
+    def _join(self, lost: str = "") -> None:
+        """Join, for the first time or again, and go to where training has to go on.
+
+        lost: why the incarnation there is cannot go on, where it cannot.
+        """
+        self._given_up, self._rewind, self._heard = "", None, Aim(self._link.number)
         identity = self._state.of(self._run_name, self._id, self._cut)
-        incarnation = identity.incarnation if identity else self._incarnation or None
-        welcome = self._link.join(self._state.applicant(), self._cut, incarnation, None, self._stop)
+        known = identity.incarnation if identity else self._incarnation or None
+        welcome = self._link.join(self._state.applicant(), self._cut, known, self._stop, lost)
         if isinstance(welcome, Refusal):
             raise SettingsError(f"client {self._id}: {welcome.reason}")
         settings = local_settings(RunSettings.from_json(welcome.experiment), self._names)
         crash_point(Between.WELCOME_AND_IDENTITY)
-        self._state.claim(Identity(settings.run, welcome.fingerprint, self._id, self._cut, welcome.incarnation))
+        self._state.claim(Identity(settings.run, welcome.fingerprint, self._id, self._cut, welcome.incarnation, welcome.run_id))
+        if known != welcome.incarnation:
+            self._state.begin(welcome.first_round)
         crash_point(Between.IDENTITY_AND_DATA)
         self._prepare(welcome, settings)
         self._link.handlers = {
@@ -119,14 +130,14 @@ class ClientWorker:
             Refusal: self._hear,
         }
         self._link.start(welcome.incarnation, settings.transport.heartbeat_interval)
-        self._restore(max(self._first_round, self._first_target().closed + 1))
+        self._start(max(self._first_round, self._first_target().closed + 1))
 
     def _first_target(self) -> Target:
-        while self._target is None and not self._stop.is_set():
+        while self._heard.target is None and not self._stop.is_set():
             self._mailbox.handle(WAIT_SECONDS)
-        if self._target is None:
+        if self._heard.target is None:
             raise Stopped
-        return self._target
+        return self._heard.target
 
     def _prepare(self, welcome: Welcome, settings: RunSettings) -> None:
         self._settings = settings
@@ -139,19 +150,33 @@ class ClientWorker:
         self._outbox = Outbox(self._transport, queue.name, settings.transport.unconfirmed_bytes, self._mailbox)
         self._evaluator = Evaluator(self._transport, settings, self._id, self._turn)
 
+    def _start(self, round: int) -> None:
+        """Begin with a round, or with the earliest that is left: what came before is in the broker, or is asked for."""
+        earliest = self._state.first()
+        if earliest is not None:
+            self._restore(max(round, earliest))
+        elif round == self._first_round:
+            self._half, self._counters, self._round = self._new_half(), Counters(), round
+        else:
+            self._join(lost=_missing(round))
+
     def _restore(self, round: int) -> None:
-        """Go back to the last snapshot at or before a round; what comes between is computed again."""
-        self._half = ClientHalf(self._network, self._cut, self._settings.training)
-        found = self._state.restore(round, self._half)
-        start, self._counters = found or (self._first_round, Counters())
-        self._round = max(start, self._first_round)
+        """Go back to the last snapshot at or before a round; what comes between is computed again. Raises _Lost."""
+        half = self._new_half()
+        found = self._state.restore(round, half)
+        if found is None:
+            raise _Lost(_missing(round))
+        self._half, self._round, self._counters = half, max(found[0], self._first_round), found[1]
+
+    def _new_half(self) -> ClientHalf:
+        return ClientHalf(self._network, self._cut, self._settings.training)
 
     def _finished(self) -> bool:
-        return self._target is not None and self._target.finished
+        return self._heard.target is not None and self._heard.target.finished
 
     def _advance(self) -> None:
         """Do the next thing: report scores, train a round, or wait for the target to move."""
-        target = self._target
+        target = self._heard.target
         assert target is not None
         try:
             if self._to_evaluate(target):
@@ -163,15 +188,23 @@ class ClientWorker:
             else:
                 self._turn(WAIT_SECONDS)
         except _Rewind:
-            self._outbox.discard()
-            crash_point(Between.DISCARD_AND_RESTORE)
-            position, self._rewind = self._rewind or (0, 0), None
-            self._window.rewind(position)
-            self._restore(position[0])
+            self._go_back()
         except _Rejoin:
             self._emit(Waiting(role=self._id, what=f"the next round to take part again: {self._given_up}"))
             crash_point(Between.REFUSAL_AND_REJOIN)
             self._join()
+
+    def _go_back(self) -> None:
+        position, self._rewind = self._rewind or (0, 0), None
+        self._outbox.discard()
+        crash_point(Between.DISCARD_AND_RESTORE)
+        try:
+            self._restore(position[0])
+        except _Lost as error:
+            self._emit(Waiting(role=self._id, what=f"the next round to take part again: {error}"))
+            self._join(lost=str(error))
+        else:
+            self._window.rewind(position)
 
     def _to_evaluate(self, target: Target) -> bool:
         closed = target.closed
@@ -187,7 +220,12 @@ class ClientWorker:
             batches = evaluation_batches(self._dataset, settings.data, settings.training.seed, size, whole)
         self._scores[round] = self._evaluator.score(self._half, batches, round)
         crash_point(Between.SCORE_AND_REPORT)
-        self._link.update(scores=tuple(self._scores.values()), now=True)
+        self._scores = dict(sorted(self._scores.items())[-SCORES_KEPT:])
+        self._report(now=True)
+
+    def _report(self, *, now: bool = False) -> None:
+        recorded = self._heard.target.recorded if self._heard.target else 0
+        self._link.update(scores=tuple(score for scored, score in self._scores.items() if scored > recorded), now=now)
 
     def _train(self, round: int) -> None:
         self._state.save(round, self._half, self._counters)
@@ -281,20 +319,25 @@ class ClientWorker:
 
     def _is_lost(self, position: tuple[int, int]) -> bool:
         """Return whether what a worker waits for was sent, and is not on its way any more."""
-        closed = self._target.closed if self._target else 0
+        closed = self._heard.target.closed if self._heard.target else 0
         return self._outbox.empty and closed < position[0] and position < self._window.sent
 
-    def _aim(self, target: Target) -> None:
-        if target.incarnation > self._incarnation:
+    def _aim(self, message: Target) -> None:
+        if message.incarnation > self._incarnation:
             raise SettingsError(f"client {self._id}: another process has joined under this id")
-        if max(target.round, target.closed) > self._settings.training.rounds:
+        if max(message.round, message.closed) > self._settings.training.rounds:
             return  # no coordinator of this run says so
-        old = self._target
-        if target.incarnation < self._incarnation or (old and (target.closed, target.round) < (old.closed, old.round)):
+        if message.incarnation < self._incarnation:
             return
-        self._target = target
+        went_back = self._heard.take(message, self._link.number)
+        target = self._heard.target or message
+        if went_back:
+            self._scores = {scored: score for scored, score in self._scores.items() if scored <= target.closed}
         self._window.now_durable((target.durable_round, target.durable_sequence))
         self._window.now_durable((target.closed + 1, 0))
         self._state.forget(target.closed)
-        self._scores = {scored: score for scored, score in self._scores.items() if scored > target.recorded}
-        self._link.update(scores=tuple(self._scores.values()))
+        self._report()
+
+
+def _missing(round: int) -> str:
+    return f"its state does not reach back to round {round}"

@@ -16,7 +16,7 @@ from typing import IO
 from broker.crash_points import Between, crash_point
 from learning.errors import LearningError, SettingsError, TensorError
 from learning.halves import ClientHalf
-from learning.tensors import notes_of, pack, unpack
+from learning.tensors import State, notes_of, pack, unpack
 
 _IDENTITY = "client.json"
 _APPLICANT = "applicant"
@@ -32,6 +32,7 @@ class Identity:
     client: str
     cut: int
     incarnation: int
+    run_id: str = ""  # tells the run from an earlier one of the same name and experiment
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class ClientState:
     def claim(self, identity: Identity) -> None:
         """Make this the state of a client; raise SettingsError if it is another's."""
         mine = self.of(identity.run, identity.client, identity.cut)
-        if mine is not None and mine.fingerprint != identity.fingerprint:
+        if mine is not None and (mine.fingerprint, mine.run_id) != (identity.fingerprint, identity.run_id):
             raise self._another(mine)
         if self._folder is not None and mine != identity:
             _replace(self._folder / _IDENTITY, _seal(json.dumps(asdict(identity)).encode()))
@@ -105,21 +106,16 @@ class ClientState:
         """Keep a half as it is at the start of a round."""
         tensors = {f"half/{name}": tensor for name, tensor in half.state().items()}
         tensors |= {f"optimizer/{name}": tensor for name, tensor in half.optimizer_state().items()}
-        data = pack(tensors, {"of": self._owner(), "round": round, **asdict(counters)})
-        if self._folder is None:
-            self._memory[round] = data
-        else:
-            _replace(self._path(round), _seal(data))
+        self._write(round, tensors, counters)
 
     def restore(self, round: int, half: ClientHalf) -> tuple[int, Counters] | None:
         """Load the last snapshot at or before a round; return its round and counters, None if there is none.
 
         Raises LearningError if the snapshot is damaged.
         """
-        rounds = [known for known in self._rounds() if known <= round]
-        if not rounds:
+        found = max((known for known in self._rounds() if known <= round), default=None)
+        if found is None:
             return None
-        found = max(rounds)
         data, counters = self._read(found)
         try:
             tensors = unpack(data)
@@ -129,15 +125,27 @@ class ClientState:
             raise self._damaged(found, error) from None
         return found, counters
 
+    def first(self) -> int | None:
+        """Return the earliest round that a snapshot starts, None if there is no snapshot."""
+        return min(self._rounds(), default=None)
+
+    def begin(self, round: int) -> None:
+        """A new incarnation starts with a round: keep the last snapshot at or before it, or else the next one, as that round's."""
+        rounds = self._rounds()
+        kept = max((known for known in rounds if known <= round), default=min(rounds, default=None))
+        if kept is not None and kept != round:
+            data, counters = self._read(kept)
+            self._write(round, unpack(data), counters)
+        for known in rounds:
+            if known != round:
+                self._drop(known)
+
     def forget(self, closed: int) -> None:
-        """Drop snapshots that can no longer be needed: all before the last one that starts at or before closed + 1."""
-        needed = max((known for known in self._rounds() if known <= closed + 1), default=0)
+        """Drop snapshots from before the last closed round: a store that lost its last writes may ask for that one again."""
+        needed = max((known for known in self._rounds() if known <= closed), default=0)
         for known in self._rounds():
             if known < needed:
-                self._memory.pop(known, None)
-                if self._folder is not None:
-                    self._path(known).unlink(missing_ok=True)
-                    crash_point(Between.FORGET_AND_FORGET)
+                self._drop(known)
 
     def close(self) -> None:
         """Unlock the folder."""
@@ -151,6 +159,13 @@ class ClientState:
             raise SettingsError(f"{path} cannot be read: {error.strerror}") from None
         except ValueError as error:
             raise SettingsError(f"{path} is damaged: {error}; {_REMEDY}") from None
+
+    def _write(self, round: int, tensors: State, counters: Counters) -> None:
+        data = pack(tensors, {"of": self._owner(), "round": round, **asdict(counters)})
+        if self._folder is None:
+            self._memory[round] = data
+        else:
+            _replace(self._path(round), _seal(data))
 
     def _read(self, round: int) -> tuple[bytes, Counters]:
         """Return a snapshot and its counters; raise LearningError unless it is this client's of that round."""
@@ -190,6 +205,12 @@ class ClientState:
             raise SettingsError(f"{folder} is in use by another client process") from None
         except OSError as error:
             raise SettingsError(f"state folder {folder}: {error.strerror}") from None
+
+    def _drop(self, round: int) -> None:
+        self._memory.pop(round, None)
+        if self._folder is not None:
+            self._path(round).unlink(missing_ok=True)
+            crash_point(Between.FORGET_AND_FORGET)
 
     def _path(self, round: int) -> Path:
         return (self._folder or Path("memory")) / f"round-{round:06d}.snapshot"

@@ -20,7 +20,7 @@ from workers.run_settings import RunSettings
 BATCH = 100  # samples in a request, fewer where that many would not fit a message
 OUTSTANDING = 4  # requests a client has on their way
 WAIT_SECONDS = 0.5
-AGAIN_SECONDS = 1.0  # until a request that the broker did not take is sent again
+AGAIN_SECONDS = 1.0  # until a request that was not taken or cannot be answered yet is sent again
 
 
 @dataclass
@@ -74,9 +74,13 @@ class Evaluator:
 
     def answered(self, message: Message) -> None:
         """Take a worker's answer."""
-        asked = self._asked.pop(message.request, None) if isinstance(message, Prediction) else None
+        asked = self._asked.get(message.request) if isinstance(message, Prediction) else None
         if asked is None or not isinstance(message, Prediction):
             return
+        if message.probabilities is None and message.error is None:
+            asked.at = time.monotonic() - self._retry + AGAIN_SECONDS
+            return
+        del self._asked[message.request]
         if message.probabilities is None:
             self._error = message.error or "no answer"
             return

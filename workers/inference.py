@@ -24,13 +24,17 @@ REPLICAS_HELD = 2
 MOST_SAMPLES = 1000  # of one request
 
 
+class _NotYet(Exception):
+    """The version that is asked for is not there: a store that lost its last writes has gone back behind it."""
+
+
 class InferenceService:
     """Answers inference requests between any two training steps; holds the last few versions of the layers."""
 
     def __init__(self, context: WorkerContext) -> None:
         self._context = context
         self._requests: deque[tuple[Delivery, InferenceRequest]] = deque()
-        self._halves: OrderedDict[tuple[int, str], ServerHalf] = OrderedDict()
+        self._halves: OrderedDict[tuple[int, str], tuple[str | None, ServerHalf]] = OrderedDict()
         queue = topology.inference(context.settings.run, context.settings.transport)
         context.transport.declare(queue)
         self._subscription: Subscription = context.transport.subscribe(queue.name, PREFETCH, context.mailbox.sink(self._receive))
@@ -87,6 +91,8 @@ class InferenceService:
             if request.cut + 1 < half.numbers.start:
                 raise TensorError(f"no layer {request.cut + 1} here: no client of this run cuts at {request.cut}")
             probabilities = half.predict(features, request.cut)
+        except _NotYet:
+            return Prediction(client=request.client, request=request.request, probabilities=None, error=None)
         except (LearningError, MissingBlob) as error:
             return Prediction(client=request.client, request=request.request, probabilities=None, error=str(error)[:2000])
         wire, _ = to_wire(probabilities, "float32")
@@ -98,15 +104,17 @@ class InferenceService:
     def _half(self, request: InferenceRequest) -> ServerHalf:
         """Return the layers of a version for a client: the shared ones, or its own replica's where none are shared."""
         key = self._key(request)
-        if key not in self._halves:
-            kept = self._context.ledger.version(request.version)
-            if kept is None:
-                raise TensorError(f"version {request.version} of the layers is not kept")
+        kept = self._context.ledger.version(request.version)
+        if kept is None:
+            if request.version > self._context.ledger.state().record.closed:
+                raise _NotYet
+            raise TensorError(f"version {request.version} of the layers is not kept")
+        if key not in self._halves or self._halves[key][0] != kept.version:  # a store that lost a version is given another
             layers = kept.record.layers_of(key[1])
             half = ServerHalf(self._context.network, min(layers), self._context.settings.training)
             load_layers(half, self._context.ledger, layers)
-            self._halves[key] = half
+            self._halves[key] = kept.version, half
         self._halves.move_to_end(key)
         while len(self._halves) > REPLICAS_HELD:
             self._halves.popitem(last=False)
-        return self._halves[key]
+        return self._halves[key][1]

@@ -49,20 +49,20 @@ class Link:
         self._joining = False
         self._answer: Welcome | Refusal | None = None
         self._thread: threading.Thread | None = None
+        self.number = 0  # of the last heartbeat
         self.handlers: dict[type[Message], Callable[[Message], None]] = {}
         inbox = topology.inbox(run, client)
         transport.declare(inbox)
         self._subscription: Subscription = transport.subscribe(inbox.name, 100, mailbox.sink(self._receive))
 
-    def join(
-        self, applicant: str, cut: int, incarnation: int | None, samples: int | None, stop: threading.Event
-    ) -> Welcome | Refusal:
+    def join(self, applicant: str, cut: int, incarnation: int | None, stop: threading.Event, lost: str = "") -> Welcome | Refusal:
         """Ask to take part until the coordinator answers; raise Stopped if asked to stop.
 
-        applicant: a random name. Answers to an earlier one are not for this one.
+        applicant: a random name; answers to an earlier one are not for this one. lost: why the incarnation cannot go on, where
+        another is asked for.
         """
         self._status, self._process = None, applicant
-        message = Join(client=self._client, cut=cut, incarnation=incarnation, process=self._process, samples=samples)
+        message = Join(client=self._client, cut=cut, incarnation=incarnation, process=applicant, samples=None, lost=lost)
         asked, self._answer, self._joining = 0, None, True
         while not stop.is_set():
             self._say(message)
@@ -106,6 +106,7 @@ class Link:
         while not self._closed:
             status = self._status
             if status is not None and self._room.acquire(blocking=False):
+                self.number += 1
                 self._say(
                     Heartbeat(
                         client=self._client,
@@ -117,6 +118,7 @@ class Link:
                         bytes=status.bytes,
                         loss=status.loss,
                         scores=status.scores,
+                        number=self.number,
                     ),
                     lambda _: self._room.release(),
                 )

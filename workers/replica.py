@@ -145,7 +145,7 @@ class Saver:
         superseded = self.claim.kept.record.blobs() - saved.blobs()
         self.claim = self._ledger.advance(self.claim, saved)
         crash_point(Between.POINTER_AND_SWEEP)
-        self._ledger.store.drop_blobs(superseded)
+        self._ledger.store.drop_blobs(superseded, fence=self.claim.lease)
         size = sum(map(len, values))
         self.seconds = time.monotonic() - began
         self._emit(CheckpointSaved(round=record.round, stream=record.stream, bytes=size, seconds=self.seconds))

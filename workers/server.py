@@ -13,8 +13,9 @@ from broker.errors import BrokerUnavailable, UnknownQueue
 from broker.events import Emit, StreamClaimed, StreamLost, Waiting
 from broker.mailbox import Mailbox
 from broker.transport import Delivery, Reopened, Transport
-from coordinator.errors import LeaseLost, MissingBlob, StoreUnavailable
+from coordinator.errors import LeaseLost, MissingBlob, RunConflict, StoreUnavailable
 from coordinator.store.interface import Store
+from coordinator.store.lasting import Lasting
 from coordinator.store.lease_keeper import LeaseKeeper
 from coordinator.store.ledger import Claim, Ledger
 from coordinator.store.records import RoundRecord, RunRecord, RunState, StreamPlan
@@ -44,6 +45,7 @@ class ServerWorker:
         self._stop = threading.Event()
         self._mailbox = Mailbox()
         self._released = ""
+        self._gone_since: float | None = None  # time.monotonic at which the run was first found to be missing
 
     def stop(self) -> None:
         """Ask the worker to stop; it gives back what it holds. May be called from any thread or signal handler."""
@@ -56,6 +58,7 @@ class ServerWorker:
         if record is None:
             return
         context = self._context(record)
+        self._record, self._end = record, Lasting(context.settings.transport.store_loss_window)
         inference = InferenceService(context)
         try:
             while not self._stop.is_set() and self._look(context, inference):
@@ -105,12 +108,12 @@ class ServerWorker:
     def _look(self, context: WorkerContext, inference: InferenceService) -> bool:
         """Do what there is to do; return False when the run is over."""
         try:
-            state = self._ledger.state().record
-            if state.phase in ("finished", "failed"):
+            state = self._ledger.state()
+            if state.record.phase == "failed" or (state.record.phase == "finished" and self._end.lasts(state.version)):
                 return False
             context.dead.turn()
             inference.serve_waiting()
-            found = self._claim(context, state)
+            found = self._claim(context, state.record) if self._run_is_there(context) else None
             if found is not None:
                 self._train(context, inference, *found)
             elif not inference.waiting:
@@ -119,6 +122,19 @@ class ServerWorker:
             self._emit(Waiting(role=self._name, what=str(error)))
             self._stop.wait(LOOK_SECONDS)
         return True
+
+    def _run_is_there(self, context: WorkerContext) -> bool:
+        """Return whether the store still has this run; raise RunConflict if it has lost it for good, or has another instead."""
+        record, now = self._ledger.run(), time.monotonic()
+        if record is not None:
+            self._gone_since = None
+            if (record.fingerprint, record.id) == (self._record.fingerprint, self._record.id):
+                return True
+            raise RunConflict(f"run {self._run_name!r} was replaced in the store by another of that name; start this worker again")
+        self._gone_since = now if self._gone_since is None else self._gone_since
+        if now - self._gone_since > context.settings.transport.lease_seconds:  # a coordinator that has just made it makes it again
+            raise RunConflict(f"run {self._run_name!r} is gone from the store: it was emptied or replaced while the run went on")
+        return False
 
     def _claim(self, context: WorkerContext, state: RunState) -> tuple[Claim, StreamPlan, float] | None:
         kept = self._ledger.round(state.round) if state.phase == "training" else None

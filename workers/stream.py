@@ -257,15 +257,15 @@ class StreamWorker:
         if now - self._timers.asked < STARVED_LONG * self._context.settings.transport.starved_seconds:
             return
         self._timers.asked = now
-        if self._others_wait():
+        self._acknowledge(client, resend=True)
+        clogged_before, self._clogged = self._clogged, intake.clogged()
+        if self._others_wait() and not self._clogged:
             self._leaving = True
             return
         self._context.emit(
             Waiting(role=self._context.name, what=f"client {client.id}, round {self._round} sequence {intake.expected}")
         )
-        self._acknowledge(client, resend=True)
         crash_point(Between.RESEND_AND_REOPEN)
-        clogged_before, self._clogged = self._clogged, intake.clogged()
         if clogged_before and self._clogged:  # all of it came again, and what is expected was not among it
             intake.give_up_ahead()
         elif intake.subscription is not None:  # a queue that was deleted and declared again may have forgotten its consumer
@@ -311,8 +311,8 @@ class StreamWorker:
         self._settling.append((time.monotonic() + self._context.settings.transport.store_loss_window, record))
 
     def _settle(self, intake: Intake) -> None:
-        """Acknowledge what has been in the store for so long that the store cannot lose it."""
-        while self._settling and self._settling[0][0] <= time.monotonic():
+        """Acknowledge what has been in the store for so long that the store cannot lose it, and is there still."""
+        while self._settling and self._settling[0][0] <= self._safe_until():
             record = self._settling.popleft()[1]
             self._position.now_durable(record)
             crash_point(Between.CHECKPOINT_AND_ACKS)
@@ -320,6 +320,10 @@ class StreamWorker:
             self._refusals.settle(intake, record)
             crash_point(Between.ACKS_AND_ACKNOWLEDGEMENT)
             self._acknowledge(intake.client)
+
+    def _safe_until(self) -> float:
+        """Return up to when nothing is lost; the lease, held still, says that the store was not started again."""
+        return self._context.keeper.confirmed if self._context.settings.transport.store_loss_window else time.monotonic()
 
     def _commit(self) -> None:
         context = self._context
@@ -329,7 +333,7 @@ class StreamWorker:
         context.keeper.turn()
         self._count_duplicates()
         record = self._saver.commit(self._half, self._position.record(status="committed"))
-        context.mailbox.handle_until(lambda: False, context.settings.transport.store_loss_window)
+        self._wait_until_safe(time.monotonic() + context.settings.transport.store_loss_window)
         self._position.now_durable(record)
         crash_point(Between.COMMIT_AND_ACKNOWLEDGEMENT)
         for client in self._plan.clients:
@@ -339,6 +343,14 @@ class StreamWorker:
         context.emit(
             StreamCommitted(worker=context.name, round=self._round, stream=self._plan.id, samples=record.tallies().samples)
         )
+
+    def _wait_until_safe(self, due: float) -> None:
+        while self._safe_until() < due:
+            self._mind()
+            self._context.mailbox.handle(0 if self._inference.waiting else TICK)
+            self._inference.serve_one()
+            if time.monotonic() >= due:
+                self._context.keeper.look()
 
     def _count_duplicates(self) -> None:
         if self._intake is not None:

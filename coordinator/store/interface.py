@@ -13,7 +13,11 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class Lease:
-    """A claim on a name that passes with time. ``epoch`` grows with every new holder; ``nonce`` tells two apart."""
+    """A claim on a name that passes with time. ``epoch`` grows with every new holder; ``nonce`` tells two apart.
+
+    It also ends with the store's process: started again, a store may have lost its last writes, and whoever holds a lease has
+    seen none of them go. So a lease that is still held says that nothing was lost since it was taken.
+    """
 
     name: str
     epoch: int
@@ -131,14 +135,14 @@ class Store(Protocol):
     def get_blob(self, ref: BlobRef) -> bytes:
         """Return a value; raise ``MissingBlob`` if it is gone or damaged."""
 
-    def drop_blobs(self, refs: Iterable[BlobRef]) -> None:
-        """Delete values; those not there are passed over."""
+    def drop_blobs(self, refs: Iterable[BlobRef], *, fence: Lease | None = None) -> None:
+        """Delete values; those not there are passed over. Nothing happens if the fence is not held."""
 
     def scopes(self) -> list[str]:
         """Return the scopes that hold any blob, sorted."""
 
-    def drop_scope(self, scope: str) -> None:
-        """Delete all values of a scope."""
+    def drop_scope(self, scope: str, *, fence: Lease | None = None) -> None:
+        """Delete all values of a scope. Nothing happens if the fence is not held."""
 
     def usage(self) -> Usage:
         """Return bytes used and the bound."""

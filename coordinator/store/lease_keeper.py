@@ -41,6 +41,15 @@ class LeaseKeeper:
         """Stop renewing."""
         self._lease = None
 
+    @property
+    def confirmed(self) -> float:
+        """Time of ``time.monotonic`` at which the lease was held for certain, and so nothing written under it was lost."""
+        return self._confirmed
+
+    def look(self) -> None:
+        """Renew the lease now instead of when it is due."""
+        self._wake.set()
+
     def turn(self) -> None:
         """The worker's loop turns; raise LeaseLost if its lease is lost."""
         self._turned = time.monotonic()

@@ -123,20 +123,23 @@ class MemoryStore:
             raise MissingBlob(f"blob {ref.digest} of {ref.scope} is not in the store")
         return value
 
-    def drop_blobs(self, refs: Iterable[BlobRef]) -> None:
-        """Delete values; those not there are passed over."""
+    def drop_blobs(self, refs: Iterable[BlobRef], *, fence: Lease | None = None) -> None:
+        """Delete values; those not there are passed over. Nothing happens if the fence is not held."""
         with self._lock:
-            for ref in refs:
-                self._blobs.pop(ref, None)
+            if fence is None or self._is_held(fence):
+                for ref in refs:
+                    self._blobs.pop(ref, None)
 
     def scopes(self) -> list[str]:
         """Return the scopes that hold any blob, sorted."""
         with self._lock:
             return sorted({ref.scope for ref in self._blobs})
 
-    def drop_scope(self, scope: str) -> None:
-        """Delete all values of a scope."""
+    def drop_scope(self, scope: str, *, fence: Lease | None = None) -> None:
+        """Delete all values of a scope. Nothing happens if the fence is not held."""
         with self._lock:
+            if fence is not None and not self._is_held(fence):
+                return
             for ref in [ref for ref in self._blobs if ref.scope == scope]:
                 del self._blobs[ref]
 

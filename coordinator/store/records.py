@@ -62,6 +62,14 @@ class RunRecord(Record):
     sample_shape: tuple[int, ...]
     classes: int
     versions: dict[str, str]  # of the libraries that decide bits
+    id: str = ""  # random: tells it from an earlier run of the same name and experiment
+
+
+class Rollback(Record):
+    """A store that lost its last writes: rounds after ``to_closed``, up to ``from_closed``, were closed and are so no more."""
+
+    from_closed: int
+    to_closed: int
 
 
 class RunState(Record):
@@ -72,6 +80,7 @@ class RunState(Record):
     closed: int = 0  # the last round whose version is published
     reason: str = ""
     over: bool = False  # finished, and the clients have heard or have had time enough to: nothing is left to do
+    rollbacks: list[Rollback] = []
 
 
 class ClientRecord(Record):

@@ -110,9 +110,8 @@ class RedisStore:
     def transact(self, writes: Sequence[Write], *, fence: Lease | None = None, bump: Sequence[str] = ()) -> Outcome:
         """Write all documents or none."""
         check_transaction(writes, bump)
-        keys = [self._key("documents"), self._key("versions"), self._lease(fence.name if fence else "")]
-        keys += [self._lease(name) for name in bump]
-        args: list[str | int | bytes] = [fence.epoch, fence.nonce] if fence else ["", ""]
+        lease, args = self._fence(fence)
+        keys = [self._key("documents"), self._key("versions"), lease, *(self._lease(name) for name in bump)]
         for write in writes:
             args += [write.key, write.result or "", write.expected or "", write.value or b""]
         return Outcome(self._call(self._transact, keys, args).decode())
@@ -165,21 +164,23 @@ class RedisStore:
             raise MissingBlob(f"blob {ref.digest} of {ref.scope} is damaged: its {len(value)} bytes do not match their digest")
         return value
 
-    def drop_blobs(self, refs: Iterable[BlobRef]) -> None:
-        """Delete values; those not there are passed over."""
+    def drop_blobs(self, refs: Iterable[BlobRef], *, fence: Lease | None = None) -> None:
+        """Delete values; those not there are passed over. Nothing happens if the fence is not held."""
         fields: defaultdict[str, list[str]] = defaultdict(list)
         for ref in refs:
             fields[ref.scope] += _fields(ref)
+        lease, held = self._fence(fence)
         for scope, names in fields.items():
-            self._call(self._drop_blobs, [self._blobs(scope), self._key("scopes")], [scope, *names])
+            self._call(self._drop_blobs, [lease, self._blobs(scope), self._key("scopes")], [*held, scope, *names])
 
     def scopes(self) -> list[str]:
         """Return the scopes that hold any blob, or what an interrupted put left of one, sorted."""
         return sorted(scope.decode() for scope in self._call(self._client.smembers, self._key("scopes")))
 
-    def drop_scope(self, scope: str) -> None:
-        """Delete all values of a scope."""
-        self._call(self._drop_scope, [self._blobs(scope), self._key("scopes")], [scope])
+    def drop_scope(self, scope: str, *, fence: Lease | None = None) -> None:
+        """Delete all values of a scope. Nothing happens if the fence is not held."""
+        lease, held = self._fence(fence)
+        self._call(self._drop_scope, [lease, self._blobs(scope), self._key("scopes")], [*held, scope])
 
     def usage(self) -> Usage:
         """Return bytes used by the whole server and the most it may use."""
@@ -210,6 +211,9 @@ class RedisStore:
 
     def _lease(self, name: str) -> str:
         return self._key(f"lease:{name}")
+
+    def _fence(self, fence: Lease | None) -> tuple[str, list[str | int | bytes]]:
+        return self._lease(fence.name if fence else ""), [fence.epoch, fence.nonce] if fence else ["", ""]
 
     def _blobs(self, scope: str) -> str:
         return self._key(f"blobs:{scope}")

@@ -1,17 +1,24 @@
 """The Redis scripts: each decides and writes in one step, and can be sent again.
 
-A lease is a hash of epoch, nonce, holder and expires (milliseconds, by the server's clock). It is held until it expires;
-its epoch is never forgotten. A document is a field of two hashes: its value in one, its version in the other. Arguments
-that stand for "none" are empty: versions never are.
+A lease is a hash of epoch, nonce, holder, expires (milliseconds, by the server's clock) and life (the server's run id). It is
+held until it expires, or until the server is started again: one that crashed may have lost its last writes, and nobody may go
+on from what was there before. Its epoch is never forgotten. A document is a field of two hashes: its value in one, its version
+in the other. Arguments that stand for "none" are empty: versions never are.
 """
 
 _LEASES = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local life = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
+
+local function remaining(key)
+  local lease = redis.call('HMGET', key, 'expires', 'life')
+  return lease[2] == life and math.max(tonumber(lease[1] or 0) - now, 0) or 0
+end
 
 local function is_held(key, epoch, nonce)
-  local lease = redis.call('HMGET', key, 'epoch', 'nonce', 'expires')
-  return lease[1] == epoch and lease[2] == nonce and tonumber(lease[3] or 0) > now
+  local lease = redis.call('HMGET', key, 'epoch', 'nonce')
+  return lease[1] == epoch and lease[2] == nonce and remaining(key) > 0
 end
 
 local function milliseconds(value)
@@ -23,16 +30,17 @@ end
 ACQUIRE = (
     _LEASES
     + """
-local lease = redis.call('HMGET', KEYS[1], 'epoch', 'nonce', 'expires')
+local lease = redis.call('HMGET', KEYS[1], 'epoch', 'nonce')
 local epoch = tonumber(lease[1] or 0)
-local held = tonumber(lease[3] or 0) > now
+local held = remaining(KEYS[1]) > 0
 if held and lease[2] ~= ARGV[1] then
   return false
 end
 if not held then
   epoch = epoch + 1
 end
-redis.call('HSET', KEYS[1], 'epoch', epoch, 'nonce', ARGV[1], 'holder', ARGV[2], 'expires', milliseconds(now + ARGV[3]))
+redis.call('HSET', KEYS[1], 'epoch', epoch, 'nonce', ARGV[1], 'holder', ARGV[2],
+  'expires', milliseconds(now + ARGV[3]), 'life', life)
 return epoch
 """
 )
@@ -63,12 +71,12 @@ end
 HOLDER = (
     _LEASES
     + """
-local lease = redis.call('HMGET', KEYS[1], 'holder', 'epoch', 'expires')
-local remaining = tonumber(lease[3] or 0) - now
-if remaining <= 0 then
+local left = remaining(KEYS[1])
+if left <= 0 then
   return false
 end
-return {lease[1], tonumber(lease[2]), milliseconds(remaining)}
+local lease = redis.call('HMGET', KEYS[1], 'holder', 'epoch')
+return {lease[1], tonumber(lease[2]), milliseconds(left)}
 """
 )
 
@@ -125,18 +133,34 @@ end
 return {values, versions}
 """
 
-# KEYS: blobs of a scope, scopes. ARGV: scope.
-DROP_SCOPE = """
-redis.call('UNLINK', KEYS[1])
-redis.call('SREM', KEYS[2], ARGV[1])
+_FENCE = (
+    _LEASES
+    + """
+if ARGV[1] ~= '' and not is_held(KEYS[1], ARGV[1], ARGV[2]) then
+  return
+end
 """
+)
 
-# KEYS: blobs of a scope, scopes. ARGV: scope, then fields to delete. A scope is listed while it has any.
-DROP_BLOBS = """
-for i = 2, #ARGV do
-  redis.call('HDEL', KEYS[1], ARGV[i])
+# KEYS: lease of the fence (any key if there is none), blobs of a scope, scopes. ARGV: epoch and nonce of the fence (empty: no
+# fence), scope. Does nothing if the fence is not held.
+DROP_SCOPE = (
+    _FENCE
+    + """
+redis.call('UNLINK', KEYS[2])
+redis.call('SREM', KEYS[3], ARGV[3])
+"""
+)
+
+# As DROP_SCOPE, then fields to delete. A scope is listed while it has any.
+DROP_BLOBS = (
+    _FENCE
+    + """
+for i = 4, #ARGV do
+  redis.call('HDEL', KEYS[2], ARGV[i])
 end
-if redis.call('EXISTS', KEYS[1]) == 0 then
-  redis.call('SREM', KEYS[2], ARGV[1])
+if redis.call('EXISTS', KEYS[2]) == 0 then
+  redis.call('SREM', KEYS[3], ARGV[3])
 end
 """
+)

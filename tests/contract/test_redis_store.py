@@ -209,7 +209,7 @@ def test_full(redis_server: PrivateServer, run_name: str) -> None:
 
 
 class TestRestarts:
-    def test_everything_is_still_there_and_scripts_are_loaded_again(self, redis_server: PrivateServer, run_name: str) -> None:
+    def test_all_but_leases_is_still_there_and_scripts_are_loaded_again(self, redis_server: PrivateServer, run_name: str) -> None:
         store = RedisStore(redis_server.url, run_name)
         lease = store.acquire("stream/1", "n", "h", 100.0)
         assert lease is not None
@@ -218,8 +218,18 @@ class TestRestarts:
         redis_server.kill()
         redis_server.restart()
         assert store.transact(CREATE, fence=lease) is Outcome.ALREADY_DONE
-        assert store.renew(lease)
         assert store.get_blob(ref) == b"value"
+
+        assert not store.renew(lease), "its holder would go on from what the server may have lost"
+        assert store.holder("stream/1") is None
+        assert store.transact([Write("b", b"value", None, "v1")], fence=lease) is Outcome.FENCED
+        store.drop_blobs([ref], fence=lease)
+        store.drop_scope("s", fence=lease)
+        assert store.get_blob(ref) == b"value"
+        again = store.acquire("stream/1", "n", "h", 100.0)
+        assert again is not None
+        assert again.epoch == 2
+        assert store.renew(again)
 
     def test_an_operation_waits_for_the_server(self, redis_server: PrivateServer, run_name: str) -> None:
         store = RedisStore(redis_server.url, run_name)

@@ -80,13 +80,27 @@ class TestSnapshots:
         state.restore(1, half)
         assert mark_of(half) == 1
 
-    @pytest.mark.parametrize(("closed", "kept"), [(0, [1, 2, 4]), (1, [2, 4]), (2, [2, 4]), (3, [4]), (9, [4])])
+    @pytest.mark.parametrize(("closed", "kept"), [(0, [1, 2, 4]), (1, [1, 2, 4]), (2, [2, 4]), (3, [2, 4]), (9, [4])])
     def test_what_may_still_be_asked_for_is_kept(self, state: ClientState, half: ClientHalf, closed: int, kept: list[int]) -> None:
-        """After round c is closed, round c + 1 must be recomputable."""
+        """After round c is closed, round c + 1 must be recomputable; and c too, where the store loses that it was closed."""
         saved(state, half, 1, 2, 4)
         state.forget(closed)
         found = {state.restore(number, half) for number in range(1, 6)} - {None}
         assert sorted(pair[0] for pair in found if pair) == kept
+
+    @pytest.mark.parametrize(("first", "found"), [(1, 2), (2, 2), (3, 2), (4, 4), (9, 4)])
+    def test_a_new_incarnation_starts_from_what_is_nearest(
+        self, state: ClientState, half: ClientHalf, first: int, found: int
+    ) -> None:
+        saved(state, half, 2, 4)
+        state.begin(first)
+        assert state.first() == first
+        assert state.restore(99, half) == (first, Counters(10 * found, 100 * found))
+        assert mark_of(half) == found
+
+    def test_a_new_incarnation_without_any_starts_with_none(self, state: ClientState, half: ClientHalf) -> None:
+        state.begin(3)
+        assert state.first() is None
 
 
 class TestFolder:
@@ -107,7 +121,9 @@ class TestFolder:
         first.close()
         ClientState(tmp_path).close()
 
-    @pytest.mark.parametrize("change", [{"run": "other"}, {"fingerprint": "0"}, {"client": "client-02"}, {"cut": 4}])
+    @pytest.mark.parametrize(
+        "change", [{"run": "other"}, {"fingerprint": "0"}, {"client": "client-02"}, {"cut": 4}, {"run_id": "another"}]
+    )
     def test_anothers_state_is_refused(self, tmp_path: Path, change: dict[str, object]) -> None:
         state = ClientState(tmp_path)
         state.claim(ME)

@@ -68,14 +68,15 @@ def members(time: Time, network: Network, ledger: Ledger, lead: Lease) -> Member
     return Membership(ledger, experiment, record, network, lead, ignore, listening_since=time.monotonic())
 
 
-def join(client: str = "client-01", cut: int = 3, process: str = "p1", incarnation: int | None = None) -> Join:
-    return Join(client=client, cut=cut, incarnation=incarnation, process=process, samples=None)
+def join(client: str = "client-01", cut: int = 3, process: str = "p1", incarnation: int | None = None, lost: str = "") -> Join:
+    return Join(client=client, cut=cut, incarnation=incarnation, process=process, samples=None, lost=lost)
 
 
-def beat(client: str = "client-01", process: str = "p1", incarnation: int = 1, scores: tuple[Score, ...] = ()) -> Heartbeat:
-    return Heartbeat(
-        client=client, incarnation=incarnation, process=process, round=1, confirmed=0, samples=0, bytes=0, loss=0.0, scores=scores
-    )
+def beat(
+    client: str = "client-01", process: str = "p1", incarnation: int = 1, scores: tuple[Score, ...] = (), number: int = 1
+) -> Heartbeat:
+    said = {"round": 1, "confirmed": 0, "samples": 0, "bytes": 0, "loss": 0.0, "scores": scores, "number": number}
+    return Heartbeat(client=client, incarnation=incarnation, process=process, **said)
 
 
 def score(number: int, correct: int = 5) -> Score:
@@ -124,6 +125,27 @@ class TestJoining:
         assert members.join(join(process="p2")) is None
         assert members.ledger.roster().record.clients["client-01"].state == "closing"
         assert members.join(join(process="p2")) is None, "admitted before its stream is closed"
+
+    def test_one_that_cannot_go_on_is_given_up_for_its_reason_and_admitted_anew(self, members: Membership) -> None:
+        members.join(join())
+        again = join(process="p2", incarnation=1, lost="its state does not reach back to round 2")
+        assert members.join(again) is None
+        (departure,) = members.ledger.roster().record.departures
+        assert departure.reason == "its state does not reach back to round 2"
+        welcome = welcomed(members.join(again))
+        assert welcome.incarnation == 2
+        assert members.join(again) == welcome, "a repeated message is answered alike"
+
+    @pytest.mark.parametrize("incarnation", [1, 4])
+    def test_an_incarnation_that_the_store_has_lost_is_not_given_again(self, members: Membership, incarnation: int) -> None:
+        assert welcomed(members.join(join(incarnation=incarnation))).incarnation == incarnation + 1
+
+    def test_a_later_incarnation_than_the_store_knows_ends_the_one_it_knows(self, members: Membership) -> None:
+        members.join(join())
+        assert isinstance(members.hear(beat(incarnation=2)), Refusal)
+        assert members.join(join(process="p2", incarnation=2)) is None
+        assert members.ledger.roster().record.departures[0].reason == "the store has lost that it had joined again"
+        assert welcomed(members.join(join(process="p2", incarnation=2))).incarnation == 3
 
     def test_it_takes_part_from_the_next_round(self, members: Membership) -> None:
         set_state(members, phase="training", round=2, closed=1)
@@ -187,6 +209,22 @@ class TestSilence:
 
 
 class TestHeartbeats:
+    def test_of_a_process_that_took_over_and_is_lost_from_the_store_is_heard_when_the_other_is_silent(
+        self, members: Membership, time: Time
+    ) -> None:
+        members.join(join())
+        assert members.hear(beat(process="p2")) is None
+        time.now += TIMEOUT / 2 + 1
+        assert isinstance(members.hear(beat(process="p2")), Target)
+        assert members.hear(beat(process="p1")) is None
+
+    def test_an_answer_says_which_it_answers(self, members: Membership) -> None:
+        members.join(join())
+        answer = members.hear(beat(number=7))
+        assert isinstance(answer, Target)
+        assert answer.answers == 7
+        assert members.target(members.ledger.roster().record.clients["client-01"]).answers == 0
+
     def test_of_one_not_known_is_refused(self, members: Membership) -> None:
         assert isinstance(members.hear(beat("client-03")), Refusal)
 
@@ -223,6 +261,9 @@ class TestHeartbeats:
         members.join(join())
         for phase in ("finished", "failed"):
             set_state(members, phase=phase, round=7, closed=7)
-            answer = members.hear(beat())
-            assert isinstance(answer, Target)
-            assert answer.finished
+            answers = members.hear(beat()), members.hear(beat())
+            members.over = True
+            answers += (members.hear(beat()),)
+            told = [answer.finished for answer in answers if isinstance(answer, Target)]
+            assert told == [phase == "failed", phase == "failed", True], "the end must not be told while the store may lose it"
+            members.over = False

@@ -56,15 +56,15 @@ class Agreement(RuleBasedStateMachine):
         assert self.real.put_blobs(scope, values) == refs
         assert [self.real.get_blob(ref) for ref in refs] == values
 
-    @rule(scope=NAMES, values=st.lists(st.binary(max_size=1), max_size=2))
-    def drop_blobs(self, scope: str, values: list[bytes]) -> None:
+    @rule(scope=NAMES, values=st.lists(st.binary(max_size=1), max_size=2), fence=st.none() | LEASES)
+    def drop_blobs(self, scope: str, values: list[bytes], fence: Lease | None) -> None:
         for store in (self.real, self.memory):
-            store.drop_blobs([BlobRef.of(scope, value) for value in values])
+            store.drop_blobs([BlobRef.of(scope, value) for value in values], fence=fence)
 
-    @rule(scope=NAMES)
-    def drop_scope(self, scope: str) -> None:
-        self.real.drop_scope(scope)
-        self.memory.drop_scope(scope)
+    @rule(scope=NAMES, fence=st.none() | LEASES)
+    def drop_scope(self, scope: str, fence: Lease | None) -> None:
+        self.real.drop_scope(scope, fence=fence)
+        self.memory.drop_scope(scope, fence=fence)
 
     @invariant()
     def all_is_the_same(self) -> None:
