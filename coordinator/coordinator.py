@@ -4,7 +4,6 @@ import contextlib
 import secrets
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from broker.crash_points import Between, crash_point
@@ -17,6 +16,7 @@ from coordinator.deadlines import Deadlines
 from coordinator.errors import LeaseLost, MissingBlob, RunFailed, StoreUnavailable
 from coordinator.experiment import Experiment
 from coordinator.membership import Membership
+from coordinator.quorum import Quorum
 from coordinator.reception import Reception
 from coordinator.reporter import Reporter
 from coordinator.results import Results
@@ -25,21 +25,10 @@ from coordinator.store.interface import Lease, Store
 from coordinator.store.lasting import Lasting
 from coordinator.store.lease_keeper import LeaseKeeper
 from coordinator.store.ledger import Kept, Ledger
-from coordinator.store.records import LEADER, Roster, RoundRecord, RunRecord, RunState
+from coordinator.store.records import LEADER, RoundRecord, RunRecord, RunState
 from learning.layers import Network
 
 TICK = 0.2  # seconds between two looks at the store
-SAY_SECONDS = 5.0  # between two words about clients that are missing
-
-
-@dataclass
-class _Clock:
-    """Times of ``time.monotonic`` at which something began or was last done."""
-
-    started: float
-    below_quorum: float | None = None
-    said: float = 0.0
-    finished: float = 0.0
 
 
 class Coordinator:
@@ -64,7 +53,8 @@ class Coordinator:
         self._emit = emit
         self._stop = threading.Event()
         self._mailbox = Mailbox()
-        self._clock = _Clock(time.monotonic())
+        self._quorum = Quorum(experiment.clients, emit)
+        self._told: float | None = None  # time.monotonic at which clients were told of the end
         self._lasting = Lasting(experiment.transport.store_loss_window)
         self._continuity = Continuity(self._ledger, emit)
 
@@ -110,7 +100,7 @@ class Coordinator:
         if state.phase == "failed" and stood_by:
             raise RunFailed(f"run {self._record.name!r}: {state.reason}")
         self._continuity.see(state)
-        if state.over and not self._clock.finished:
+        if state.over and self._told is None:
             Results(self._output, self._ledger, self._experiment, self._emit).write_all(state)
         return state.over
 
@@ -221,7 +211,9 @@ class Coordinator:
 
     def _open(self, state: Kept[RunState]) -> None:
         roster = self._ledger.roster()
-        if not self._quorum(state.record, roster.record):
+        if not self._quorum.holds(roster.record, first=state.record.closed == 0):
+            if self._quorum.why_not:
+                self._fail(self._quorum.why_not)
             return
         opened = self._rounds.open(state, roster)
         if opened is not None:
@@ -255,26 +247,6 @@ class Coordinator:
         else:
             self._reception.tell_everyone()
 
-    def _quorum(self, state: RunState, roster: Roster) -> bool:
-        """Return whether the next round may open; raise RunFailed if that has not been so for too long."""
-        clients, now = self._experiment.clients, time.monotonic()
-        present = len(roster.active())
-        listed = len(clients.roster())
-        everyone = present >= listed or state.closed > 0
-        if present >= clients.min_clients and (everyone or now - self._clock.started > clients.join_timeout):
-            self._clock.below_quorum = None
-            return True
-        if self._clock.below_quorum is None:
-            self._clock.below_quorum = self._clock.said = now
-        if now - self._clock.said > SAY_SECONDS:
-            self._clock.said = now
-            self._emit(Waiting(role="coordinator", what=f"clients: {present} of {listed or 'any number'} are here"))
-        patience = clients.quorum_timeout + (0.0 if state.closed else clients.join_timeout)
-        if now - self._clock.below_quorum > patience:
-            reason = f"only {present} clients for {clients.quorum_timeout:g} s, clients.min_clients = {clients.min_clients}"
-            self._fail(reason)
-        return False
-
     def _fail(self, reason: str) -> None:
         state = self._ledger.state()
         failed = state.record.model_copy(update={"phase": "failed", "reason": reason})
@@ -301,13 +273,13 @@ class Coordinator:
     def _end(self, state: Kept[RunState]) -> bool:
         """Write the results and tell the clients; the run is over when all have heard or have had time enough to."""
         self._members.over = True
-        if not self._clock.finished:
+        if self._told is None:
             self._results.write_all(state.record)
             self._ledger.store.save()
             crash_point(Between.RESULTS_AND_TARGETS)
             self._reception.tell_everyone()
-            self._clock.finished = time.monotonic()
-        late = time.monotonic() - self._clock.finished > self._experiment.transport.heartbeat_timeout
+            self._told = time.monotonic()
+        late = time.monotonic() - self._told > self._experiment.transport.heartbeat_timeout
         if not (late or self._reception.everyone_left()):
             return False
         crash_point(Between.TARGETS_AND_REMOVAL)

@@ -1,13 +1,11 @@
 """The client: trains its half on its own data, publishes features, and never waits for a gradient."""
 
 import threading
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-from broker import codec, topology
 from broker.crash_points import Between, crash_point
 from broker.events import Emit, FeaturesPublished, Waiting
 from broker.mailbox import Mailbox
@@ -25,12 +23,10 @@ from workers.context import Stopped
 from workers.evaluation import Evaluator
 from workers.features import FIRST_DIGEST, next_digest, to_wire
 from workers.link import Link
-from workers.outbox import Outbox
+from workers.publisher import Publisher
 from workers.run_settings import RunSettings
-from workers.window import Window
 
 WAIT_SECONDS = 0.5
-SAY_SECONDS = 1.0  # a wait that is shorter is not worth a word
 SCORES_KEPT = 2  # of the last evaluated rounds: a store that lost its last writes may ask again
 
 
@@ -145,9 +141,7 @@ class ClientWorker:
         self._dataset, self._data = load_client_data(settings, welcome)
         self._network = build_network(settings.model, tuple(welcome.sample_shape), welcome.classes, settings.training.seed)
         self._first_round = welcome.first_round
-        self._window = Window(settings.transport.run_ahead_bytes)
-        queue = topology.activations(settings.run, self._id, settings.transport)
-        self._outbox = Outbox(self._transport, queue.name, settings.transport.unconfirmed_bytes, self._mailbox)
+        self._publisher = Publisher(self._transport, settings, self._id, welcome.incarnation, self._mailbox, self._turn, self._emit)
         self._evaluator = Evaluator(self._transport, settings, self._id, self._turn)
 
     def _start(self, round: int) -> None:
@@ -196,7 +190,7 @@ class ClientWorker:
 
     def _go_back(self) -> None:
         position, self._rewind = self._rewind or (0, 0), None
-        self._outbox.discard()
+        self._publisher.discard()
         crash_point(Between.DISCARD_AND_RESTORE)
         try:
             self._restore(position[0])
@@ -204,7 +198,7 @@ class ClientWorker:
             self._emit(Waiting(role=self._id, what=f"the next round to take part again: {error}"))
             self._join(lost=str(error))
         else:
-            self._window.rewind(position)
+            self._publisher.rewind(position)
 
     def _to_evaluate(self, target: Target) -> bool:
         closed = target.closed
@@ -241,7 +235,7 @@ class ClientWorker:
             label_wire, _ = to_wire(labels, "int64")
             message = Activations.model_construct(cut=self._cut, digest=digest, features=wire, labels=label_wire)
             digest = next_digest(digest, wire, label_wire)
-            size = self._publish(round, sequence, message)
+            size = self._publisher.publish(round, sequence, message)
             crash_point(Between.PUBLISH_AND_CONFIRM)
             loss_sum, samples = loss_sum + step.loss * step.samples, samples + step.samples
             self._count(round, step, size, clamped, sequence, loss_sum / samples)
@@ -249,7 +243,7 @@ class ClientWorker:
         half = pack(self._half.state()) if round == self._settings.training.rounds else None
         mean = loss_sum / max(samples, 1)
         marker = EndOfRound(digest=digest, samples=samples, loss=mean, dropped_samples=self._data.dropped_in_round(), half=half)
-        self._publish(round, self._data.batches_in_round(), marker)
+        self._publisher.publish(round, self._data.batches_in_round(), marker)
 
     def _step(self, images: torch.Tensor, labels: torch.Tensor, round: int, sequence: int) -> tuple[Step, torch.Tensor]:
         try:
@@ -263,7 +257,7 @@ class ClientWorker:
 
     def _count(self, round: int, step: Step, size: int, clamped: int, sequence: int, loss: float) -> None:
         self._counters = Counters(self._counters.samples + step.samples, self._counters.bytes + size)
-        confirmed = self._outbox.confirmed[1] if self._outbox.confirmed[0] == round else 0
+        confirmed = self._publisher.confirmed(round)
         self._link.update(round=round, confirmed=confirmed, samples=self._counters.samples, bytes=self._counters.bytes, loss=loss)
         self._emit(
             FeaturesPublished(
@@ -271,34 +265,10 @@ class ClientWorker:
             )
         )
 
-    def _publish(self, round: int, sequence: int, message: Message) -> int:
-        """Send a data message within both bounds, unless it is durable already; return its bytes."""
-        limit = self._settings.transport.message_limit
-        frames = codec.split(message, self._id, self._incarnation, round, sequence, limit)
-        size = sum(map(len, frames))
-        self._turn(0)
-        if (round, sequence) < self._window.durable:
-            return size
-        self._wait_until(lambda: self._window.has_room(size), "the servers to catch up")
-        self._window.publish((round, sequence), size)
-        for frame in frames:
-            self._wait_until(lambda: not self._outbox.full, "the broker to take what was sent")
-            self._outbox.send(round, sequence, frame)
-            crash_point(Between.PART_AND_PART)
-        return size
-
-    def _wait_until(self, holds: Callable[[], bool], what: str) -> None:
-        since: float | None = time.monotonic()
-        while not holds():
-            if since is not None and time.monotonic() - since > SAY_SECONDS:
-                self._emit(Waiting(role=self._id, what=what))
-                since = None
-            self._turn(WAIT_SECONDS)
-
     def _turn(self, timeout: float) -> None:
         """Hear what has come in. Raises Stopped or _Rewind where that ends what is being done."""
         self._mailbox.handle(timeout)
-        self._outbox.turn()
+        self._publisher.turn()
         if self._stop.is_set():
             raise Stopped
         if self._given_up:
@@ -311,7 +281,7 @@ class ClientWorker:
             self._given_up = message.reason
         elif isinstance(message, Acknowledgement) and message.incarnation == self._incarnation:
             position = (message.round, message.sequence)
-            self._window.now_durable(position)
+            self._publisher.now_durable(position)
             if message.resend and self._is_lost(position):
                 self._rewind = position
         elif isinstance(message, Target):
@@ -320,7 +290,7 @@ class ClientWorker:
     def _is_lost(self, position: tuple[int, int]) -> bool:
         """Return whether what a worker waits for was sent, and is not on its way any more."""
         closed = self._heard.target.closed if self._heard.target else 0
-        return self._outbox.empty and closed < position[0] and position < self._window.sent
+        return closed < position[0] and self._publisher.lacks(position)
 
     def _aim(self, message: Target) -> None:
         if message.incarnation > self._incarnation:
@@ -333,8 +303,8 @@ class ClientWorker:
         target = self._heard.target or message
         if went_back:
             self._scores = {scored: score for scored, score in self._scores.items() if scored <= target.closed}
-        self._window.now_durable((target.durable_round, target.durable_sequence))
-        self._window.now_durable((target.closed + 1, 0))
+        self._publisher.now_durable((target.durable_round, target.durable_sequence))
+        self._publisher.now_durable((target.closed + 1, 0))
         self._state.forget(target.closed)
         self._report()
 

@@ -1,9 +1,6 @@
 """The stream loop: consume the clients of a stream in order, train its replica, checkpoint, acknowledge, commit."""
 
 import time
-from collections import deque
-from concurrent.futures import Future
-from dataclasses import dataclass
 
 from broker import codec, topology
 from broker.crash_points import Between, crash_point
@@ -23,27 +20,19 @@ from coordinator.store.records import (
 from learning.errors import TensorError
 from learning.halves import ServerHalf, Step
 from workers.batches import check_activations, check_marker, check_size
+from workers.checkpoints import Checkpoints
 from workers.context import Released, Stopped, WorkerContext
 from workers.features import next_digest
 from workers.inference import InferenceService
 from workers.intake import Intake
 from workers.position import Position
 from workers.refusals import Refusals
-from workers.replica import Saver, load_replica
+from workers.replica import load_replica
 
 TICK = 0.5  # seconds between two looks at timers while nothing arrives
+LASTING_TICK = 0.1  # the same while all that is left to do is to wait for the store
 STARVED_LONG = 5  # times starved_seconds, until a silent queue is looked into
-SAVING_SHARE = 0.03  # of the time may go into checkpoints that only silence asks for
 DRAIN_SECONDS = 1.0  # a client being given up is closed when its queue has been silent for this long
-
-
-@dataclass
-class _Timers:
-    """Times of ``time.monotonic`` at which something last happened."""
-
-    saved: float
-    arrived: float
-    asked: float = 0.0
 
 
 class StreamWorker:
@@ -56,19 +45,14 @@ class StreamWorker:
         self._inference = inference
         self._plan = plan
         self._position = Position(plan, claim.kept.record.model_copy(update={"worker": context.name}))
-        self._saver = Saver(context.ledger, claim, context.cache, context.emit)
+        self._checkpoints = Checkpoints(context, self._position, claim)
         self._round = claim.kept.record.round
         self._start = start
         self._half = self._load(self._position.record())
-        now = time.monotonic()
-        self._timers = _Timers(saved=now, arrived=now)
-        self._prefetch = context.settings.prefetch(context.network)
-        self._largest = context.settings.largest_message(context.network)
+        self._arrived = self._asked = time.monotonic()  # at which a batch came, and at which a silent queue was looked into
         self._leaving = self._clogged = False
-        self._settling: deque[tuple[float, StreamRecord]] = deque()
         self._intake: Intake | None = None
         self._refusals: Refusals  # of the client being trained
-        self._over = False
 
     def run(self) -> None:
         """Train until the stream is committed.
@@ -79,11 +63,10 @@ class StreamWorker:
             for client in self._plan.clients:
                 if not self._position.of(client.id).ended:
                     self._train(client)
-            if self._saver.record.status != "committed":
+            if self._checkpoints.record.status != "committed":
                 self._commit()
         finally:
-            self._over = True
-            self._saver.close()
+            self._checkpoints.close()
             del self._half  # worker, intake and sink refer to each other: the replica would wait for the garbage collector
 
     def _load(self, record: StreamRecord) -> ServerHalf:
@@ -97,20 +80,13 @@ class StreamWorker:
             self._wait_for_saver()
             self._checkpoint(savepoint=True)
         refusals = self._refusals = Refusals(client, self._position, context.dead, self._take_late)
-        intake = Intake(
-            client,
-            self._round,
-            progress.sequence,
-            refusals.unplaced,
-            refusals.again,
-            prefetch=self._prefetch,
-            limit=context.settings.transport.message_limit,
-        )
+        prefetch, limit = context.settings.prefetch(context.network), context.settings.transport.message_limit
+        intake = Intake(client, self._round, progress.sequence, refusals.unplaced, refusals.again, prefetch=prefetch, limit=limit)
         queue = topology.activations(context.settings.run, client.id, context.settings.transport)
         context.transport.declare(queue)
         self._intake, self._clogged = intake, False
-        intake.subscription = context.transport.subscribe(queue.name, self._prefetch, context.mailbox.sink(intake.receive))
-        self._timers.arrived = self._timers.asked = time.monotonic()
+        intake.subscription = context.transport.subscribe(queue.name, prefetch, context.mailbox.sink(intake.receive))
+        self._arrived = self._asked = time.monotonic()
         try:
             while not self._position.of(client.id).ended:
                 self._turn(client, intake)
@@ -135,7 +111,7 @@ class StreamWorker:
         self._refusals.turn(intake)
         frames = intake.next()
         if frames is not None:
-            self._timers.arrived = time.monotonic()
+            self._arrived = time.monotonic()
             self._take_effect(client, intake, frames)
         elif self._position.of(client.id).tallies.refused > context.settings.transport.refused_limit:
             self._close(client, "too many of its messages were refused")
@@ -143,17 +119,15 @@ class StreamWorker:
             self._close(client, "dropped out")
         elif self._silent() > context.settings.transport.starved_seconds:
             self._starved(client, intake)
-        if self._checkpoint_is_due(intake):
-            self._checkpoint()
-        if self._leaving and not self._position.unsaved and not self._saver.busy:
+        self._checkpoint_if_due(intake)
+        if self._leaving and not self._position.unsaved and not self._checkpoints.busy:
             raise Released
 
     def _turn_late(self, intake: Intake) -> None:
         """The client's round has ended: what was requeued into it before that is trained and made durable."""
         self._mind()
         self._refusals.turn(intake)
-        if self._checkpoint_is_due(intake):
-            self._checkpoint()
+        self._checkpoint_if_due(intake)
         self._context.mailbox.handle(0 if self._refusals.late else TICK)
         self._settle(intake)
 
@@ -170,18 +144,18 @@ class StreamWorker:
             self._position.close(client.id, reason)
             return
         self._wait_for_saver()
-        point = self._saver.record.savepoint
+        point = self._checkpoints.record.savepoint
         replica = {"layers": point.layers, "optimizer": point.optimizer} if point else {"layers": {}, "optimizer": None}
         self._half = self._load(self._position.record().model_copy(update=replica))
         self._position.discard(client.id, reason)
 
     def _wait_for_saver(self) -> None:
-        while self._saver.busy:
+        while self._checkpoints.busy:
             self._mind()
             self._context.mailbox.handle(TICK)
 
     def _silent(self) -> float:
-        return time.monotonic() - self._timers.arrived
+        return time.monotonic() - self._arrived
 
     def _take_effect(self, client: StreamClient, intake: Intake, frames: list[Frame]) -> None:
         sequence = frames[0].sequence
@@ -254,9 +228,9 @@ class StreamWorker:
     def _starved(self, client: StreamClient, intake: Intake) -> None:
         """Nothing has come for a while: let another stream go first, or look for what may be lost."""
         now = time.monotonic()
-        if now - self._timers.asked < STARVED_LONG * self._context.settings.transport.starved_seconds:
+        if now - self._asked < STARVED_LONG * self._context.settings.transport.starved_seconds:
             return
-        self._timers.asked = now
+        self._asked = now
         self._acknowledge(client, resend=True)
         clogged_before, self._clogged = self._clogged, intake.clogged()
         if self._others_wait() and not self._clogged:
@@ -278,52 +252,21 @@ class StreamWorker:
             return False
         return any(ledger.store.holder(stream_lease(plan.id)) is None for plan in ledger.unfinished(kept.record))
 
-    def _checkpoint_is_due(self, intake: Intake) -> bool:
-        settings = self._context.settings.transport
-        if self._saver.busy or not self._position.unsaved:
-            return False
-        most = min(settings.held_bytes // 2, settings.run_ahead_bytes - self._largest)  # beyond, the client itself has to wait
-        since = time.monotonic() - self._timers.saved
-        return (
-            self._leaving
-            or self._refusals.unsaved
-            or intake.unsettled_bytes > most
-            or intake.unsettled >= self._prefetch // 2
-            or since >= settings.checkpoint_seconds
-            or (self._silent() >= settings.starved_seconds and since * SAVING_SHARE >= self._saver.seconds)
-        )
-
     def _checkpoint(self, *, savepoint: bool = False) -> None:
         self._count_duplicates()
-        record = self._position.record()
-        self._position.unsaved = False
-        self._timers.saved = time.monotonic()
+        self._checkpoints.start(self._half, savepoint=savepoint)
 
-        def done(future: "Future[StreamRecord]") -> None:
-            self._context.mailbox.post(lambda: self._saved(future))
-
-        self._saver.start(self._half, record, done, savepoint=savepoint)
-
-    def _saved(self, future: "Future[StreamRecord]") -> None:
-        if self._over:  # the saver ended after the stream did
-            return
-        record = self._saver.finish(future)
-        self._settling.append((time.monotonic() + self._context.settings.transport.store_loss_window, record))
+    def _checkpoint_if_due(self, intake: Intake) -> None:
+        if self._checkpoints.is_due(intake, self._silent(), wanted=self._leaving or self._refusals.unsaved):
+            self._checkpoint()
 
     def _settle(self, intake: Intake) -> None:
-        """Acknowledge what has been in the store for so long that the store cannot lose it, and is there still."""
-        while self._settling and self._settling[0][0] <= self._safe_until():
-            record = self._settling.popleft()[1]
-            self._position.now_durable(record)
+        for record in self._checkpoints.settled():
             crash_point(Between.CHECKPOINT_AND_ACKS)
             intake.settle(self._position.durable(intake.client.id))
             self._refusals.settle(intake, record)
             crash_point(Between.ACKS_AND_ACKNOWLEDGEMENT)
             self._acknowledge(intake.client)
-
-    def _safe_until(self) -> float:
-        """Return up to when nothing is lost; the lease, held still, says that the store was not started again."""
-        return self._context.keeper.confirmed if self._context.settings.transport.store_loss_window else time.monotonic()
 
     def _commit(self) -> None:
         context = self._context
@@ -332,25 +275,18 @@ class StreamWorker:
             context.mailbox.handle(TICK)
         context.keeper.turn()
         self._count_duplicates()
-        record = self._saver.commit(self._half, self._position.record(status="committed"))
-        self._wait_until_safe(time.monotonic() + context.settings.transport.store_loss_window)
-        self._position.now_durable(record)
+        due = self._checkpoints.commit(self._half)
+        while not self._checkpoints.lasts(due):
+            self._mind()
+            context.mailbox.handle(0 if self._inference.waiting else LASTING_TICK)
+            self._inference.serve_one()
         crash_point(Between.COMMIT_AND_ACKNOWLEDGEMENT)
         for client in self._plan.clients:
             self._acknowledge(client)
         crash_point(Between.ACKNOWLEDGEMENT_AND_NOTICE)
         context.control.publish(topology.coordinator(context.settings.run).name, codec.encode(Notice(round=self._round)))
-        context.emit(
-            StreamCommitted(worker=context.name, round=self._round, stream=self._plan.id, samples=record.tallies().samples)
-        )
-
-    def _wait_until_safe(self, due: float) -> None:
-        while self._safe_until() < due:
-            self._mind()
-            self._context.mailbox.handle(0 if self._inference.waiting else TICK)
-            self._inference.serve_one()
-            if time.monotonic() >= due:
-                self._context.keeper.look()
+        samples = self._checkpoints.record.tallies().samples
+        context.emit(StreamCommitted(worker=context.name, round=self._round, stream=self._plan.id, samples=samples))
 
     def _count_duplicates(self) -> None:
         if self._intake is not None:
