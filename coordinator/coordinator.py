@@ -53,6 +53,7 @@ class Coordinator:
         self._emit = emit
         self._stop = threading.Event()
         self._mailbox = Mailbox()
+        self._seen_going = False  # whether this coordinator has seen the run before it failed
         self._quorum = Quorum(experiment.clients, emit)
         self._told: float | None = None  # time.monotonic at which clients were told of the end
         self._lasting = Lasting(experiment.transport.store_loss_window)
@@ -72,13 +73,11 @@ class Coordinator:
         self._ledger.store.save()
         crash_point(Between.RUN_AND_LEASE)
         keeper = LeaseKeeper(self._ledger)
-        stood_by = False
         try:
-            while not self._stop.is_set() and not self._over(stood_by):
+            while not self._stop.is_set() and not self._over():
                 try:
                     asked = time.monotonic()
                     lease = self._acquire()
-                    stood_by = lease is None
                     if lease is not None:
                         keeper.keep(lease, asked)
                         self._lead(lease, keeper)
@@ -87,7 +86,7 @@ class Coordinator:
         finally:
             keeper.close()
 
-    def _over(self, stood_by: bool) -> bool:
+    def _over(self) -> bool:
         """Return whether the run is over; raise RunFailed if it failed under another coordinator.
 
         One that is started anew on a failed run goes on with it.
@@ -97,7 +96,9 @@ class Coordinator:
         except StoreUnavailable as error:
             self._wait_for(error)
             return False
-        if state.phase == "failed" and stood_by:
+        if state.phase != "failed":
+            self._seen_going = True
+        elif self._seen_going:
             raise RunFailed(f"run {self._record.name!r}: {state.reason}")
         self._continuity.see(state)
         if state.over and self._told is None:

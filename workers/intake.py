@@ -26,9 +26,10 @@ class _Parked:
 class Intake:
     """Orders one client's frames by sequence. Redelivery order is not trusted.
 
-    refuse: called with what cannot be placed at all; it must end in ``ack_refused``. again: called with every sequence that
-    comes again, before it is settled; returns whether it is of use, else it is a duplicate. prefetch: deliveries that the
-    subscription hands out unacknowledged; a message of more parts would never be complete. limit: bytes of the largest message.
+    refuse: called with what cannot be placed at all; it must end in ``may_count`` and ``ack_refused``. again: called with every
+    sequence that comes again, before it is settled; returns whether it is of use, else it is a duplicate. prefetch: deliveries
+    that the subscription hands out unacknowledged; a message of more parts would never be complete. limit: bytes of the largest
+    message.
     """
 
     def __init__(
@@ -138,13 +139,25 @@ class Intake:
         """Return the deliveries held for a sequence."""
         return list(self._held.get(sequence, ()))
 
-    def ack_refused(self, delivery: Delivery) -> bool:
-        """Acknowledge what became a dead letter and has no place in the sequence; False if it will come again."""
+    def may_count(self, delivery: Delivery) -> bool:
+        """What has no place in the sequence became a dead letter; return whether to count it: else it will come again."""
         current = delivery.generation == self._generation
         if current:
-            self._unplaced -= 1
-            self._ack([delivery])
+            self._count([delivery], 1)
         return current
+
+    def ack_refused(self, delivery: Delivery) -> None:
+        """Acknowledge what has no place in the sequence and was counted for good."""
+        if delivery.generation == self._generation:
+            self._unplaced -= 1
+            self._count([delivery], -1)
+            self._ack([delivery])
+
+    def close(self) -> None:
+        """Stop consuming: what is not acknowledged comes again, to whoever consumes next."""
+        self._generation += 1
+        if self.subscription is not None:
+            self.subscription.close()
 
     def _place(self, delivery: Delivery) -> None:
         if len(delivery.body) > self._limit:

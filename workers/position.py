@@ -77,10 +77,12 @@ class Position:
         """One sequence cannot be trained: it leaves a hole, and the position goes on."""
         self._move(client, Tallies(refused=1), holes=[*self.of(client).holes, Hole(sequence=sequence, reason=reason)], digest="")
 
-    def count_refused(self, client: str) -> None:
-        """Something that has no place in the sequence was refused."""
+    def count_refused(self, client: str) -> int:
+        """Something that has no place in the sequence was refused; return how many there were of that kind."""
+        progress = self.of(client)
         self.unsaved = True
-        self._update(client, tallies=self.of(client).tallies + Tallies(refused=1))
+        self._update(client, tallies=progress.tallies + Tallies(refused=1), unplaced=progress.unplaced + 1)
+        return progress.unplaced + 1
 
     def hole(self, client: str, sequence: int) -> str | None:
         """Return why a sequence was refused, None if it was not."""

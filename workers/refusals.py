@@ -30,6 +30,7 @@ class Refusals:
         self._late_effect = late_effect
         self._late: deque[tuple[Delivery, Frame]] = deque()
         self._filled: list[int] = []  # sequences whose late effect is not durable yet
+        self._counted: deque[tuple[int, Delivery]] = deque()  # what had no place, and its number; that count is not durable yet
 
     @property
     def late(self) -> bool:
@@ -40,6 +41,11 @@ class Refusals:
     def unsaved(self) -> bool:
         """Whether a late effect is not durable yet."""
         return bool(self._filled)
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether anything has had its effect and waits until that is durable."""
+        return bool(self._filled or self._counted)
 
     def refuse(self, intake: Intake, frames: list[Frame], reason: str) -> None:
         """Refuse the frames of the expected sequence: it leaves a hole."""
@@ -52,9 +58,12 @@ class Refusals:
     def unplaced(self, intake: Intake, delivery: Delivery, frame: Frame | None, reason: str) -> None:
         """Refuse what has no place. Counted when it is safe: until then it comes again with every new channel."""
 
+        if self._counted_before(intake, delivery):
+            return
+
         def safe() -> None:
-            if intake.ack_refused(delivery):
-                self._position.count_refused(self._client.id)
+            if intake.may_count(delivery):
+                self._counted.append((self._position.count_refused(self._client.id), delivery))
 
         self._dead.refuse(delivery, frame, reason, safe)
 
@@ -92,13 +101,23 @@ class Refusals:
             self._dead.refuse(delivery, frame, reason, lambda: intake.unblock(sequence))
 
     def settle(self, intake: Intake, record: StreamRecord) -> None:
-        """A record is durable: let the late effects that it holds be acknowledged."""
+        """A record is durable: let the late effects and the refusals that it holds be acknowledged."""
         progress = record.clients[self._client.id]
         holes = {hole.sequence for hole in progress.holes}
         durable = [sequence for sequence in self._filled if sequence < progress.sequence and sequence not in holes]
         self._filled = [sequence for sequence in self._filled if sequence not in durable]
         for sequence in durable:
             intake.unblock(sequence)
+        while self._counted and self._counted[0][0] <= progress.unplaced:
+            intake.ack_refused(self._counted.popleft()[1])
+
+    def _counted_before(self, intake: Intake, delivery: Delivery) -> bool:
+        """Return whether this is what was counted, delivered again by a new channel before the count was durable."""
+        for at, (number, known) in enumerate(self._counted):
+            if known.generation < delivery.generation and known.body == delivery.body:
+                self._counted[at] = (number, delivery)
+                return intake.may_count(delivery)
+        return False
 
     def _refuse_placed(self, intake: Intake, delivery: Delivery, frame: Frame, reason: str) -> None:
         intake.block(frame.sequence)

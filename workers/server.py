@@ -70,11 +70,12 @@ class ServerWorker:
     def _wait_for_run(self) -> RunRecord | None:
         said = False
         while not self._stop.is_set():
-            record = self._ledger.run()
-            if record is not None:
+            record, state = self._ledger.run(), self._ledger.state().record
+            if record is not None and state.phase != "failed":
                 return record
             if not said:
-                self._emit(Waiting(role=self._name, what=f"run {self._run_name!r} to be created by a coordinator"))
+                due = "to be created" if record is None else f"to be taken up again ({state.reason})"
+                self._emit(Waiting(role=self._name, what=f"run {self._run_name!r} {due} by a coordinator"))
                 said = True
             self._stop.wait(LOOK_SECONDS)
         return None

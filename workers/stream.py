@@ -91,14 +91,15 @@ class StreamWorker:
             while not self._position.of(client.id).ended:
                 self._turn(client, intake)
             intake.stop()
-            while refusals.late or refusals.unsaved:
+            while refusals.late or refusals.unsettled:
                 self._turn_late(intake)
             if client is self._plan.clients[-1]:
                 self._commit()
                 crash_point(Between.NOTICE_AND_ACKS)
                 intake.settle(self._position.durable(client.id))
+                refusals.settle(intake, self._checkpoints.record)
         finally:
-            intake.subscription.close()
+            intake.close()
             self._count_duplicates()
         crash_point(Between.CLIENT_AND_NEXT_CLIENT)
 
@@ -119,15 +120,17 @@ class StreamWorker:
             self._close(client, "dropped out")
         elif self._silent() > context.settings.transport.starved_seconds:
             self._starved(client, intake)
-        self._checkpoint_if_due(intake)
+        if self._checkpoints.is_due(intake, self._silent(), wanted=self._leaving or self._refusals.unsaved):
+            self._checkpoint()
         if self._leaving and not self._position.unsaved and not self._checkpoints.busy:
             raise Released
 
     def _turn_late(self, intake: Intake) -> None:
-        """The client's round has ended: what was requeued into it before that is trained and made durable."""
+        """The client's round has ended: what was requeued or refused before that is made durable."""
         self._mind()
         self._refusals.turn(intake)
-        self._checkpoint_if_due(intake)
+        if self._checkpoints.is_due(intake, self._silent(), wanted=self._refusals.unsettled):
+            self._checkpoint()
         self._context.mailbox.handle(0 if self._refusals.late else TICK)
         self._settle(intake)
 
@@ -232,6 +235,7 @@ class StreamWorker:
             return
         self._asked = now
         self._acknowledge(client, resend=True)
+        crash_point(Between.RESEND_AND_REOPEN)
         clogged_before, self._clogged = self._clogged, intake.clogged()
         if self._others_wait() and not self._clogged:
             self._leaving = True
@@ -239,7 +243,6 @@ class StreamWorker:
         self._context.emit(
             Waiting(role=self._context.name, what=f"client {client.id}, round {self._round} sequence {intake.expected}")
         )
-        crash_point(Between.RESEND_AND_REOPEN)
         if clogged_before and self._clogged:  # all of it came again, and what is expected was not among it
             intake.give_up_ahead()
         elif intake.subscription is not None:  # a queue that was deleted and declared again may have forgotten its consumer
@@ -255,10 +258,6 @@ class StreamWorker:
     def _checkpoint(self, *, savepoint: bool = False) -> None:
         self._count_duplicates()
         self._checkpoints.start(self._half, savepoint=savepoint)
-
-    def _checkpoint_if_due(self, intake: Intake) -> None:
-        if self._checkpoints.is_due(intake, self._silent(), wanted=self._leaving or self._refusals.unsaved):
-            self._checkpoint()
 
     def _settle(self, intake: Intake) -> None:
         for record in self._checkpoints.settled():

@@ -213,6 +213,7 @@ class ClientProgress(Record):
     discarded: bool = False  # what came before that was rolled back
     digest: str = ""  # hex; running SHA-256 over what was trained
     tallies: Tallies = Tallies()
+    unplaced: int = 0  # of those refused, how many had no place in the sequence
     holes: list[Hole] = []
 
 

@@ -151,7 +151,8 @@ def test_beyond_the_window_clients_compute_it_again(lost: str, deploy: Deploy, l
 
 
 def test_beyond_what_clients_keep_the_round_is_closed_by_policy(deploy: Deploy, losing: Losing) -> None:
-    deployment = deploy(*TWO, *BEYOND, "training.rounds=3", "training.evaluate_every=1")  # no client is ahead of what is closed
+    settings = ("training.rounds=3", "training.evaluate_every=1", "clients.min_clients=2")  # nobody is ahead of what is closed
+    deployment = deploy(*TWO, *BEYOND, *settings)
     coordinator, server, clients = deployment.coordinator(), deployment.server(), deployment.clients()
     server.wait_for(BatchTrained)
     kept = losing.written

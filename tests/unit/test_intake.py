@@ -61,6 +61,7 @@ def intake_on(queue: Queue, expected: int = 0) -> tuple[Intake, list[str]]:
 
     def refuse(intake: Intake, delivery: Delivery, _frame: Frame | None, reason: str) -> None:
         reasons.append(reason)
+        assert intake.may_count(delivery)
         intake.ack_refused(delivery)
 
     intake = Intake(CLIENT, ROUND, expected, refuse, lambda *_: None)

@@ -46,7 +46,10 @@ class Stream:
         self.position.trained(CLIENT.id, STEP, 10, b"", b"\0" * 32)
 
     def receive(self, *frames: Frame) -> None:
-        self.queue.ready += [encode(one) for one in frames]
+        self.receive_bytes(*map(encode, frames))
+
+    def receive_bytes(self, *bodies: bytes) -> None:
+        self.queue.ready += bodies
         while self.queue.ready:
             self.intake.receive(self.queue.deliver())
 
@@ -151,4 +154,26 @@ def test_a_part_of_a_message_is_not_requeued(stream: Stream) -> None:
 def test_what_was_requeued_too_late_is_a_dead_letter_again(stream: Stream) -> None:
     stream.receive(frame(0, round=ROUND - 1, requeued=True))
     assert stream.reasons()[-1] == f"requeued, and still here after its round {ROUND - 1}"
-    assert len(stream.queue.acked) == 1
+    stream.durable(stream.checkpoint())
+    assert len(stream.queue.acked) == 3
+
+
+def test_what_has_no_place_is_acknowledged_when_its_count_is_durable(stream: Stream) -> None:
+    def refused() -> int:
+        return stream.position.of(CLIENT.id).tallies.refused - 1  # sequence 0
+
+    stream.durable(stream.checkpoint())
+    acked = len(stream.queue.acked)
+    stream.receive_bytes(b"no message")
+    before = stream.checkpoint()
+    stream.mailbox.handle(0)  # its dead letter is safe
+    assert refused() == 1
+    stream.durable(before)
+    assert (len(stream.queue.acked), stream.refusals.unsettled) == (acked, True)
+
+    stream.queue.reopen()
+    stream.intake.receive(Reopened("queue", stream.queue.generation))
+    stream.receive_bytes()
+    assert refused() == 1, "it was counted again"
+    stream.durable(stream.checkpoint())
+    assert (len(stream.queue.acked), stream.refusals.unsettled) == (acked + 1, False)

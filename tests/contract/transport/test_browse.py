@@ -7,7 +7,8 @@ from broker.browse import Browser
 from broker.errors import BrokerUnavailable, UnknownQueue
 from broker.topology import Queue
 from broker.transport import Delivery, Transport
-from tests.contract.transports import MANY, Backend, drain, eventually_depth, proxied, publish_all, rabbitmq_backend
+from tests.contract.transports import MANY, Backend, drain, eventually_depth, publish_all, rabbitmq_backend
+from tests.proxy import proxied
 
 
 @pytest.fixture
