@@ -1,6 +1,7 @@
 """One subscription to a RabbitMQ queue: a channel of its own, opened again whenever it is lost."""
 
 import logging
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Any
@@ -12,12 +13,14 @@ from broker.transport import Delivery, Reopened, Sink
 
 log = logging.getLogger(__name__)
 
+UNANSWERED_SECONDS = 55.0  # RabbitMQ gives up after 65, by 541 or, where several channels wait, by closing the socket
+
 
 class RabbitSubscription:
     """Implements ``Subscription``. Public methods may be called from any thread, the rest runs on the I/O thread.
 
     opened: set when the first channel consumes, or with the error that prevented it.
-    on_unusable: called when the broker fails in itself as it is asked for the queue: a quorum queue without a leader.
+    on_unusable: called when a channel is lost because the broker cannot answer for this queue: a quorum queue without a leader.
     """
 
     def __init__(
@@ -37,7 +40,7 @@ class RabbitSubscription:
         self._opened = opened
         self._on_finished = on_finished
         self._on_unusable = on_unusable
-        self._is_asking = False  # the broker was told to consume and has not answered
+        self._asked: float | None = None  # time.monotonic at which the broker was told to consume, while it has not answered
         self._generation = 0
         self._announced = True  # whether the sink knows the generation
         self._channel: Channel | None = None
@@ -107,11 +110,11 @@ class RabbitSubscription:
     def _on_channel_open(self, channel: Channel) -> None:
         channel.add_on_cancel_callback(self._on_cancelled_by_broker)
         channel.basic_qos(prefetch_count=self._prefetch)
-        self._is_asking = True
+        self._asked = time.monotonic()
         self._consumer_tag = channel.basic_consume(self.queue, self._on_message, callback=self._on_consuming)
 
     def _on_consuming(self, _frame: object) -> None:
-        self._is_asking = False
+        self._asked = None
         self._backoff.reset()
         self._announce()
         if not self._opened.done():
@@ -143,10 +146,10 @@ class RabbitSubscription:
 
     def _on_channel_closed(self, channel: Channel, reason: Exception) -> None:
         if channel is self._channel:
-            if self._is_asking and is_internal_error(reason):
+            asked, self._asked = self._asked, None
+            if asked is not None and (is_internal_error(reason) or time.monotonic() - asked > UNANSWERED_SECONDS):
                 self._on_unusable(self.queue)
             self._channel = None
-            self._is_asking = False
             self._outstanding.clear()
             self._on_not_opened(translate(reason))
 

@@ -27,7 +27,8 @@ from coordinator.store.open import open_store
 from learning.tensors import State, unpack
 from monitoring.display import Display
 
-PATIENCE = 90.0  # seconds after which what a test waits for has failed to happen
+# A RabbitMQ that was killed may need more than a minute for a queue.
+PATIENCE = 180.0  # seconds after which what a test waits for has failed to happen
 TINY = """\
 name = "tiny"
 [model]

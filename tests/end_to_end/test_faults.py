@@ -113,8 +113,8 @@ def test_a_server_killed_and_started_again_in_mid_round(
     role, server = killable
     deployment = deploy(*SMALL, *PACED, **{role: server.url})
     coordinator, worker = start_with_one_worker(deployment)
-    worker.wait_until(has_trained(2), "trained anything")
+    worker.wait_for(BatchTrained, lambda event: event["round"] == 2)  # its queues are old enough to be sure of a leader
     server.kill()
-    assert not coordinator.all(RoundClosed)
+    assert all(event["round"] == 1 for event in coordinator.all(RoundClosed))
     server.restart()
     check_end(deployment, undisturbed(*SMALL))
