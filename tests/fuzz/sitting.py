@@ -38,6 +38,7 @@ SETTINGS = (
     "training.precision=float32", "training.device=cpu", "training.memory_format=contiguous", "data.augment=none",
     "clients.count=none", "clients.cuts=none", f"clients.list=[{CLIENTS}]",
     "transport.wire_dtype=float32", "transport.message_limit=40000", "transport.refused_limit=1000000",
+    "transport.inference_ttl=86400",
 )  # fmt: skip
 
 
@@ -172,6 +173,10 @@ class Sitting:
             self.transport.publish(queue.name, body)
 
     def _work(self) -> None:
+        while not self._done():  # what a worker had not answered when it was stopped is there again
+            self._work_once()
+
+    def _work_once(self) -> None:
         worker = ServerWorker("server", RUN, self.ledger.store, lambda _: self.transport, self._hear)
         thread = threading.Thread(target=self._guard, args=(worker,), name="worker", daemon=True)
         thread.start()
