@@ -11,7 +11,7 @@ import torch
 
 from broker import topology
 from broker.codec import decode, encode
-from broker.events import Event, MessageRefused, StreamLost
+from broker.events import Event, InferenceAnswered, MessageRefused, StreamLost
 from broker.memory import MemoryBroker, MemoryTransport
 from broker.messages import InferenceRequest, Prediction
 from broker.transport import Delivery
@@ -74,6 +74,7 @@ class Sitting:
             for member in plan.clients
         }
         self.published = self.refused_requests = 0
+        self._requests = self._served = 0  # for inference: in the queue at first, and answered or refused
 
     def run(self, messages: int) -> Outcome:
         """Publish the good messages and so many hostile ones, let a worker train the round, and return what came of it."""
@@ -161,22 +162,22 @@ class Sitting:
         bodies = list(requests())
         for number in range(hostile):
             if number % max(1, hostile // len(bodies)) == 0 and bodies:
-                self.transport.publish(queue.name, bodies.pop())
+                self._request(queue.name, bodies.pop())
             mutant = self.mutator.mutate(self.mutator.random.choice(requests()), self.mutator.random.choice(others()))
             self.published += 1
             message = decoded(mutant)
             if isinstance(message, InferenceRequest) and message.client == "asker":
                 continue  # it is answered, perhaps in a good one's place
             self.refused_requests += not isinstance(message, InferenceRequest)
-            self.transport.publish(queue.name, mutant)
+            self._request(queue.name, mutant)
         for body in bodies:
-            self.transport.publish(queue.name, body)
+            self._request(queue.name, body)
+
+    def _request(self, queue: str, body: bytes) -> None:
+        self._requests += 1
+        self.transport.publish(queue, body)
 
     def _work(self) -> None:
-        while not self._done():  # what a worker had not answered when it was stopped is there again
-            self._work_once()
-
-    def _work_once(self) -> None:
         worker = ServerWorker("server", RUN, self.ledger.store, lambda _: self.transport, self._hear)
         thread = threading.Thread(target=self._guard, args=(worker,), name="worker", daemon=True)
         thread.start()
@@ -198,14 +199,16 @@ class Sitting:
             self._faults.append(repr(error))
 
     def _done(self) -> bool:
-        queue = topology.inference(RUN, self.experiment.transport).name
-        return not self.ledger.unfinished(self.round) and self.transport.depth(queue) == 0
+        return not self.ledger.unfinished(self.round) and self._served >= self._requests
 
     def _hear(self, event: Event) -> None:
         self._moved = time.monotonic()
         if isinstance(event, MessageRefused):
             self.reasons[" ".join(event.reason.split()[:4])] += 1
             assert event.reason.isprintable()
+            self._served += event.queue == topology.inference(RUN, self.experiment.transport).name
+        elif isinstance(event, InferenceAnswered):
+            self._served += 1
         elif isinstance(event, StreamLost):
             self._faults.append(str(event))
 
