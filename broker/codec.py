@@ -41,7 +41,7 @@ def decode(data: bytes, *kinds: type[M]) -> M:
     try:
         message = kind.model_validate(envelope.get("fields"))
     except ValidationError as error:
-        raise MalformedMessage(f"{name}: {_first_fault(error)}") from None
+        raise MalformedMessage(f"{name}: {first_fault(error)}") from None
     assert isinstance(message, kinds)
     return message
 
@@ -64,6 +64,13 @@ def join(frames: Sequence[Frame], *kinds: type[M]) -> M:
     if len(frames) == 1:
         return decode(frames[0].body, *kinds)
     return decode(b"".join(frame.body for frame in frames), *kinds)
+
+
+def first_fault(error: ValidationError) -> str:
+    """Return the first thing that is wrong and where, in one line; names that a sender chose are escaped and cut short."""
+    fault = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(part if isinstance(part, str) and part.isidentifier() else _shown(part) for part in fault["loc"])
+    return f"{where[:200] or 'fields'}: {fault['msg']}"[:500]
 
 
 def _unpack(data: bytes) -> dict[str, Any]:
@@ -91,12 +98,6 @@ def _unpack(data: bytes) -> dict[str, Any]:
     if not isinstance(envelope, dict):
         raise MalformedMessage(f"envelope is a {type(envelope).__name__}, not a map")
     return envelope
-
-
-def _first_fault(error: ValidationError) -> str:
-    fault = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(part if isinstance(part, str) and part.isidentifier() else _shown(part) for part in fault["loc"])
-    return f"{where or 'fields'}: {fault['msg']}"[:500]
 
 
 def _shown(value: object) -> str:

@@ -6,13 +6,14 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 ITEM_SIZES = {"float32": 4, "float16": 2, "bfloat16": 2, "int64": 8}
+MOST_NAME = 200  # characters
 CLIENT_PATTERN = r"^[a-z0-9][a-z0-9-]{0,62}$"  # enters broker permissions unescaped
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Positive = Annotated[int, Field(ge=1, lt=2**63)]
 ClientId = Annotated[str, Field(pattern=CLIENT_PATTERN)]
 Digest = Annotated[bytes, Field(min_length=32, max_length=32)]
-Name = Annotated[str, Field(max_length=200)]
+Name = Annotated[str, Field(max_length=MOST_NAME)]
 Text = Annotated[str, Field(max_length=2000)]
 Loss = Annotated[float, Field(ge=0, le=3.5e38)]  # a mean of cross-entropies in float32; sums of it stay finite
 WireDtype = Literal["float32", "float16", "bfloat16", "int64"]
@@ -86,6 +87,7 @@ class Join(Message):
     incarnation: Positive | None  # from its state directory, if it has one
     process: Name  # random, new for every process: tells a second process from a repeated message
     samples: Count | None  # training samples of its own, None where the run's data set is partitioned
+    run_id: Name = ""  # from its state directory too: of the run that this incarnation is in
     lost: Text = ""  # why that incarnation cannot go on, where it cannot: it asks for another
 
 

@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.table import Table
 
 from coordinator.errors import ExperimentError
+from coordinator.experiment import Experiment
 from coordinator.store.interface import Store
 from coordinator.store.ledger import Ledger
 from coordinator.store.open import open_store
@@ -53,14 +54,13 @@ def status(*, run: str, store: str, json: bool, once: bool) -> None:
 
 
 def snapshot(run: str, store: Store) -> Snapshot:
-    """Read a run's documents; raise ExperimentError if there is no run of that name."""
+    """Read a run's documents; raise ExperimentError if there is no run of that name, or none that this program understands."""
     ledger = Ledger(store)
     record = ledger.run()
     if record is None:
         raise ExperimentError(f"there is no run {run!r} in this store; check --run and --store")
     state = ledger.state().record
     kept = ledger.round(state.round) if state.round else None
-    experiment = json_module.loads(record.experiment)
     roster = ledger.roster().record
     return Snapshot(
         run=run,
@@ -68,7 +68,7 @@ def snapshot(run: str, store: Store) -> Snapshot:
         reason=state.reason,
         round=state.round,
         closed=state.closed,
-        rounds=experiment["training"]["rounds"],
+        rounds=Experiment.from_json(record.experiment).training.rounds,
         samples=sum((found.record.tallies for found in map(ledger.round, range(1, state.closed + 1)) if found), Tallies()).samples,
         clients=[
             {"id": client.id, "cut": client.cut, "state": client.state, "reason": client.reason, "first_round": client.first_round}

@@ -25,6 +25,10 @@ class MissingBlob(StoreError):
     """A blob that a document names is not there, or its bytes do not match their digest."""
 
 
+class DamagedDocument(StoreError):
+    """A document in the store is not what a role writes there; the message names its key."""
+
+
 class LeaseLost(StoreError):
     """A write was refused because its lease has passed to another holder."""
 

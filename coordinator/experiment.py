@@ -22,6 +22,9 @@ from learning.settings import DataSettings, ModelSettings, Section, TrainingSett
 
 DEFAULT = Path(__file__).parents[1] / "experiments" / "digits.toml"
 ENVIRONMENT = "SPLITEE_EXPERIMENT__"
+MOST_BYTES = 2**20  # of a file; a list of 20,000 clients fits
+_MOST_DOTS = 32  # in a line: for a key of n parts tomllib takes n squared time
+_MOST_FAULTS = 10  # that are told at once
 _AUGMENTED = ("cifar10", "cifar100", "stl10")
 
 Key = tuple[str, ...]
@@ -82,6 +85,8 @@ def load_experiment(path: Path | None, overrides: Sequence[str] = (), environ: M
         return Experiment.model_validate_json(json.dumps(tree, default=str), strict=True)
     except ValidationError as error:
         raise ExperimentError(_explain(error, origins, label)) from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, tables in tables in tables
+        raise ExperimentError(f"{label}: {error}") from None
 
 
 def resolve(experiment: Experiment, cuda: bool) -> Experiment:
@@ -128,13 +133,26 @@ def _canonical(tree: object) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
     except FileNotFoundError:
         raise ExperimentError(f"{path}: no such file; `splitee init {path}` writes one with every key") from None
     except OSError as error:
         raise ExperimentError(f"{path}: cannot be read: {error.strerror}") from None
+    if len(data) > MOST_BYTES:
+        raise ExperimentError(f"{path}: more than {MOST_BYTES} bytes, which no experiment has")
+    try:
+        return _parse(data.decode())
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists in lists in lists
-        raise ExperimentError(f"{path}: not TOML: {error}") from None
+        raise ExperimentError(f"{path}: not TOML: {error!s:.200}") from None
+
+
+def _parse(text: str) -> dict[str, Any]:
+    """Return the tables in TOML; raise ValueError or RecursionError if it is none, or would take too long to read."""
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.count(".") > _MOST_DOTS and not line.lstrip().startswith("#"):
+            raise ValueError(f"more than {_MOST_DOTS} dots in a line (at line {number})")
+    return tomllib.loads(text)
 
 
 def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, Key, str]]:
@@ -146,14 +164,16 @@ def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, Key, st
 def _from_flags(overrides: Sequence[str]) -> Iterator[tuple[str, Key, str]]:
     for override in overrides:
         key, equals, text = override.partition("=")
+        origin = f"--set {_shown(override)}"
         if not equals or not key.strip():
-            raise ExperimentError(f"--set {override}: write section.key=value, such as training.rounds=3")
-        yield f"--set {override}", tuple(part.strip() for part in key.split(".")), text.strip()
+            raise ExperimentError(f"{origin}: write section.key=value, such as training.rounds=3")
+        yield origin, tuple(part.strip() for part in key.split(".")), text.strip()
 
 
 def _value(text: str) -> object:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        tree = _parse(f"value = {text}")
+        return tree["value"] if len(tree) == 1 else text
     except (ValueError, RecursionError):
         return text
 
@@ -163,7 +183,7 @@ def _assign(tree: dict[str, Any], key: Key, value: object, origin: str) -> None:
     for section in sections:
         tree = tree.setdefault(section, {})
         if not isinstance(tree, dict):
-            raise ExperimentError(f"{origin}: {section} has no keys below it")
+            raise ExperimentError(f"{origin}: {_shown(section)} has no keys below it")
     tree[leaf] = value
 
 
@@ -185,12 +205,13 @@ def _explain(error: ValidationError, origins: Mapping[Key, str], file: str) -> s
         for fault in found
         if fault["type"] != "default_factory_not_called" and not (fault["type"] == "too_short" and fault["loc"] in wrong)
     ]
-    return "; ".join(_fault(fault, origins, file) for fault in faults)
+    more = [f"and {len(faults) - _MOST_FAULTS} more"] if len(faults) > _MOST_FAULTS else []
+    return "; ".join([*(_fault(fault, origins, file) for fault in faults[:_MOST_FAULTS]), *more])
 
 
 def _fault(fault: ErrorDetails, origins: Mapping[Key, str], file: str) -> str:
     path = fault["loc"]
-    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
+    key = "".join(f"[{part}]" if isinstance(part, int) else f".{_shown(part)}" for part in path).removeprefix(".")
     source = next((origin for at, origin in origins.items() if path[: len(at)] == at), None)
     if source is None:  # a whole section's fault may come from the file and flags together
         within = ", ".join(origin for at, origin in origins.items() if at[: len(path)] == path)
@@ -202,6 +223,12 @@ def _fault(fault: ErrorDetails, origins: Mapping[Key, str], file: str) -> str:
     if fault["type"] == "value_error":
         return f"{source}: {key + ': ' if key else ''}{fault['msg'].removeprefix('Value error, ')}"
     return f"{source}: {key} = {json.dumps(fault['input'], default=str)[:80]}: {_wanted(fault)}"
+
+
+def _shown(name: str) -> str:
+    """Return a name that may be anything, short and without control characters."""
+    name = name if len(name) <= 100 else name[:100] + "..."
+    return name if name.isprintable() else ascii(name)[1:-1]
 
 
 def _wanted(fault: ErrorDetails) -> str:

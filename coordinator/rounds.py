@@ -12,7 +12,7 @@ from broker.crash_points import Between, crash_point
 from coordinator.errors import RunFailed
 from coordinator.experiment import Experiment
 from coordinator.store.interface import BlobRef, Lease
-from coordinator.store.ledger import Kept, Ledger
+from coordinator.store.ledger import Kept, Ledger, named_layer
 from coordinator.store.records import (
     ClientRecord,
     Roster,
@@ -24,12 +24,14 @@ from coordinator.store.records import (
     Tallies,
     VersionRecord,
     round_key,
+    round_of,
+    stream_key,
     version_key,
 )
 from learning.averaging import Trained, layer_weight, weighted_mean
 from learning.layers import Network
 from learning.strategies import averaged, group
-from learning.tensors import State, pack, unpack
+from learning.tensors import State, check_state, naming, pack, unpack
 
 
 @dataclass(frozen=True)
@@ -146,15 +148,20 @@ class Rounds:
         return layer_weight(layer, clients, self.experiment.training.weighting)
 
     def _states(self, layer: int, contributing: list[tuple[StreamRecord, int]]) -> Iterator[tuple[State, int]]:
+        expected = self.network.build_layer(layer).state_dict()
         for stream, weight in contributing:
-            yield unpack(self.ledger.store.get_blob(stream.layers[layer])), weight
+            ref = named_layer(stream.layers, layer, stream_key(stream.round, stream.stream))
+            with naming(f"layer {layer} of {ref.scope} in the store"):
+                state = unpack(self.ledger.store.get_blob(ref))
+                check_state(state, expected)
+            yield state, weight
 
     def _drop_unneeded(self, version: VersionRecord, previous: VersionRecord) -> None:
         """Drop the blobs of closed rounds that no kept version points to."""
         needed = version.scopes() | previous.scopes()
         for scope in self.ledger.store.scopes():
-            number = int(scope.split("/")[1])
-            if number <= version.round and scope not in needed:
+            of = round_of(scope)
+            if of is not None and of <= version.round and scope not in needed:
                 self.ledger.store.drop_scope(scope, fence=self.leader)
 
 

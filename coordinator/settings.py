@@ -27,7 +27,7 @@ class ClientsSettings(Section):
     open: bool = Field(
         False, description="any device with credentials and data of its own joins at the next round, instead of count and cuts"
     )
-    count: Positive | None = Field(
+    count: Annotated[int, Field(ge=1, le=10_000)] | None = Field(
         default_factory=lambda given: _unless_told(given, 12),
         description="number of clients, named client-01 and so on; none beside list or open",
     )
@@ -67,7 +67,7 @@ class ClientsSettings(Section):
             raise ValueError("list is empty; give at least one {id, cut}")
         repeated = [name for name, times in Counter(entry.id for entry in self.roster()).items() if times > 1]
         if repeated:
-            raise ValueError(f"list names {', '.join(repeated)} more than once")
+            raise ValueError(f"list names {', '.join(repeated[:10])} more than once")
         if not self.open and self.min_clients > len(self.roster()):
             raise ValueError(f"min_clients = {self.min_clients} is more than the {len(self.roster())} clients there are")
         return self

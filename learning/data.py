@@ -10,7 +10,7 @@ from learning.augment import crop_flip
 from learning.errors import DataError
 from learning.images import Split
 from learning.seeds import generator, seeded
-from learning.settings import DataSettings, TrainingSettings
+from learning.settings import MOST_CLASSES, DataSettings, TrainingSettings
 from learning.sources import Dataset, open_dataset
 
 __all__ = ["ClientData", "Dataset", "Split", "evaluation_batches", "load_dataset"]
@@ -26,6 +26,8 @@ def load_dataset(data: DataSettings, seed: int) -> Dataset:
     dataset = open_dataset(data, seed)
     if dataset.classes < 2:
         raise DataError(f"data set {data.name} has {dataset.classes} class, there is nothing to tell apart")
+    if dataset.classes > MOST_CLASSES:
+        raise DataError(f"data set {data.name} has labels up to {dataset.classes - 1}; at most {MOST_CLASSES} classes are possible")
     if data.augment == "crop-flip" and len(dataset.sample_shape) != 3:
         raise DataError(f"data.augment = crop-flip needs images, {data.name} has samples of shape {dataset.sample_shape}")
     if data.train_limit is None or data.train_limit >= len(dataset.train):

@@ -8,7 +8,9 @@ from torch import nn
 
 from learning.errors import TensorError
 from learning.settings import OptimizerSettings
-from learning.tensors import State
+from learning.tensors import State, shown
+
+_KEYS = {"Adam": {"step", "exp_avg", "exp_avg_sq"}, "AdamW": {"step", "exp_avg", "exp_avg_sq"}, "SGD": {"momentum_buffer"}}
 
 
 def learning_rate(settings: OptimizerSettings, round: int, rounds: int) -> float:
@@ -52,15 +54,24 @@ def optimizer_state(optimizer: torch.optim.Optimizer, names: dict[str, nn.Parame
 def load_optimizer_state(optimizer: torch.optim.Optimizer, names: dict[str, nn.Parameter], state: State) -> None:
     """Replace the state by named tensors; raise TensorError if one does not fit its parameter."""
     optimizer.state.clear()
+    found: dict[str, set[str]] = {}
     for label, value in state.items():
         name, _, key = label.rpartition("/")
         parameter = names.get(name)
         if parameter is None:
-            raise TensorError(f"optimizer state for {name!r}, which is no parameter here")
-        if value.ndim and value.shape != parameter.shape:
-            raise TensorError(f"optimizer state {label} has shape {tuple(value.shape)}, its parameter {tuple(parameter.shape)}")
+            raise TensorError(f"optimizer state for {shown(name)!r}, which is no parameter here")
+        expected = torch.Size() if key == "step" else parameter.shape
+        if value.shape != expected:
+            raise TensorError(f"optimizer state {shown(label)} has shape {tuple(value.shape[:8])}, expected {tuple(expected)}")
         if value.dtype not in (torch.float32, parameter.dtype):
-            raise TensorError(f"optimizer state {label} is {value.dtype}, its parameter {parameter.dtype}")
+            raise TensorError(f"optimizer state {shown(label)} is {value.dtype}, its parameter {parameter.dtype}")
         if not bool(torch.isfinite(value).all()):
-            raise TensorError(f"optimizer state {label} has a value that is not finite")
+            raise TensorError(f"optimizer state {shown(label)} has a value that is not finite")
+        found.setdefault(name, set()).add(key)
         optimizer.state[parameter][key] = value.to(parameter.device).clone()
+    wanted = _KEYS[type(optimizer).__name__]
+    for name, keys in found.items():
+        if keys != wanted:
+            raise TensorError(
+                f"optimizer state of {name} has {', '.join(map(shown, sorted(keys)))}; expected {', '.join(sorted(wanted))}"
+            )

@@ -1,10 +1,19 @@
 """Settings of the method: the experiment's [model], [data] and [training] sections."""
 
+import math
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 Positive = Annotated[int, Field(ge=1)]
+MOST_CLASSES = 100_000
+_MOST_VALUES = 2**32  # of one sample
+
+
+def _fits_memory(shape: tuple[int, ...]) -> tuple[int, ...]:
+    if math.prod(shape) > _MOST_VALUES:
+        raise ValueError(f"a sample would have more than {_MOST_VALUES} values")
+    return shape
 
 
 class Section(BaseModel):
@@ -30,7 +39,7 @@ class DataSettings(Section):
     )
     root: str = Field("data", description="folder of the downloaded data sets")
     download: bool = Field(False, description="let torchvision download a missing data set into root")
-    image_size: Positive | None = Field(
+    image_size: Annotated[int, Field(ge=1, le=32_768)] | None = Field(
         None, description="side in pixels to which images are resized bilinearly; none keeps their size"
     )
     augment: Literal["auto", "none", "crop-flip"] = Field(
@@ -39,8 +48,10 @@ class DataSettings(Section):
     partition: Literal["iid", "dirichlet", "shards"] = Field("iid", description="how training samples are divided over the clients")
     alpha: Annotated[float, Field(gt=0)] = Field(0.5, description="concentration of the dirichlet partition; small is uneven")
     classes_per_client: Positive = Field(2, description="classes a client holds under the shards partition")
-    classes: Positive | None = Field(None, description="number of classes, where the coordinator does not have the data to look")
-    sample_shape: tuple[Positive, ...] | None = Field(
+    classes: Annotated[int, Field(ge=1, le=MOST_CLASSES)] | None = Field(
+        None, description="number of classes, where the coordinator does not have the data to look"
+    )
+    sample_shape: Annotated[tuple[Positive, ...], Field(max_length=8), AfterValidator(_fits_memory)] | None = Field(
         None, description="shape of one sample, such as [3, 32, 32], where the coordinator does not have the data to look"
     )
     train_limit: Positive | None = Field(None, description="train on a seeded random subset of this many samples")
@@ -66,7 +77,7 @@ class TrainingSettings(Section):
         "averaging", description="how a round's clients form streams"
     )
     streams: Positive | None = Field(None, description="averaging over this many streams instead of one a client")
-    rounds: Positive = Field(15, description="rounds of training")
+    rounds: Annotated[int, Field(ge=1, le=999_999)] = Field(15, description="rounds of training")
     local_epochs: Positive = Field(1, description="passes over its data that a client makes in a round")
     batch_size: Annotated[int, Field(ge=2)] = Field(16, description="samples in a batch")
     seed: Annotated[int, Field(ge=0)] = Field(0, description="seed of every random draw")

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 import safetensors
@@ -98,19 +99,37 @@ def notes_of(data: bytes) -> dict[str, object]:
 
 def load_into(module: torch.nn.Module, state: State, what: str) -> None:
     """Give a module its state; raise TensorError if names, shapes or values do not fit."""
-    own = module.state_dict()
-    if own.keys() != state.keys():
-        odd = sorted(own.keys() ^ state.keys())
-        shown = ", ".join(name if name.isprintable() else ascii(name) for name in (name[:60] for name in odd[:5]))
-        raise TensorError(f"{what}: tensors missing or not asked for: {shown}")
-    for name, tensor in state.items():
-        if tensor.shape != own[name].shape or tensor.dtype != own[name].dtype:
-            raise TensorError(
-                f"{what}: {name} is {tensor.dtype} {tuple(tensor.shape[:8])}, expected {own[name].dtype} {tuple(own[name].shape)}"
-            )
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise TensorError(f"{what}: {name} has a value that is not finite")
+    with naming(what):
+        check_state(state, module.state_dict())
     module.load_state_dict(state)
+
+
+def check_state(state: State, expected: State) -> None:
+    """Raise TensorError unless a state has the names, shapes and dtypes of another, and finite values."""
+    if expected.keys() != state.keys():
+        odd = sorted(expected.keys() ^ state.keys())
+        raise TensorError(f"tensors missing or not asked for: {', '.join(map(shown, odd[:5]))}")
+    for name, tensor in state.items():
+        own = expected[name]
+        if tensor.shape != own.shape or tensor.dtype != own.dtype:
+            found = f"{tensor.dtype} {tuple(tensor.shape[:8])}"
+            raise TensorError(f"{name} is {found}, expected {own.dtype} {tuple(own.shape)}")
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise TensorError(f"{name} has a value that is not finite")
+
+
+def shown(name: str) -> str:
+    """Return a tensor's name from outside, short and without control characters."""
+    return name[:60] if name[:60].isprintable() else ascii(name[:60])
+
+
+@contextmanager
+def naming(what: str) -> Iterator[None]:
+    """Let a TensorError say what it is about."""
+    try:
+        yield
+    except TensorError as error:
+        raise TensorError(f"{what}: {error}") from None
 
 
 def fingerprint(states: Iterable[tuple[str, State]]) -> str:

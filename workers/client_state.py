@@ -9,17 +9,24 @@ import hashlib
 import json
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from broker.codec import first_fault
 from broker.crash_points import Between, crash_point
+from broker.messages import MOST_NAME, ClientId, Count, Name, Positive
 from learning.errors import LearningError, SettingsError, TensorError
 from learning.halves import ClientHalf
 from learning.tensors import State, notes_of, pack, unpack
 
 _IDENTITY = "client.json"
 _APPLICANT = "applicant"
+_STRICT = ConfigDict(strict=True, extra="forbid")
 _REMEDY = "remove the folder to start this client anew"
 
 
@@ -27,20 +34,27 @@ _REMEDY = "remove the folder to start this client anew"
 class Identity:
     """Whose state this is."""
 
-    run: str
-    fingerprint: str
-    client: str
-    cut: int
-    incarnation: int
-    run_id: str = ""  # tells the run from an earlier one of the same name and experiment
+    __pydantic_config__ = _STRICT
+
+    run: Name
+    fingerprint: Name
+    client: ClientId
+    cut: Positive
+    incarnation: Positive
+    run_id: Name = ""  # tells the run from an earlier one of the same name and experiment
 
 
 @dataclass(frozen=True)
 class Counters:
     """What a client has done in all."""
 
-    samples: int = 0
-    bytes: int = 0
+    __pydantic_config__ = _STRICT
+
+    samples: Count = 0
+    bytes: Count = 0
+
+
+_IDENTITIES, _COUNTERS = TypeAdapter(Identity), TypeAdapter(Counters)
 
 
 class ClientState:
@@ -59,11 +73,10 @@ class ClientState:
         path = self._folder / _IDENTITY if self._folder else None
         if path is None or not path.exists():
             return None
-        text = self._sealed(path)
         try:
-            return Identity(**json.loads(text))
-        except (ValueError, TypeError, RecursionError) as error:
-            raise SettingsError(f"{path} is damaged: {error}; {_REMEDY}") from None
+            return _IDENTITIES.validate_json(self._sealed(path))
+        except ValidationError as error:
+            raise SettingsError(f"{path} is damaged: {first_fault(error)}; {_REMEDY}") from None
 
     def of(self, run: str, client: str, cut: int) -> Identity | None:
         """Return the identity as ``identity`` does, the snapshots checked.
@@ -86,7 +99,7 @@ class ClientState:
         if self._folder is not None and mine != identity:
             _replace(self._folder / _IDENTITY, _seal(json.dumps(asdict(identity)).encode()))
         if self._folder is not None:
-            (self._folder / _APPLICANT).unlink(missing_ok=True)
+            _remove(self._folder / _APPLICANT)
         self._mine = identity
 
     def applicant(self) -> str:
@@ -100,7 +113,7 @@ class ClientState:
         path = self._folder / _APPLICANT
         if not path.exists():
             _replace(path, _seal(secrets.token_hex(8).encode()))
-        return self._sealed(path).decode()
+        return self._sealed(path).decode(errors="replace")[:MOST_NAME]
 
     def save(self, round: int, half: ClientHalf, counters: Counters) -> None:
         """Keep a half as it is at the start of a round."""
@@ -174,10 +187,12 @@ class ClientState:
             data = self._memory[round] if self._folder is None else _unseal(path.read_bytes())
             notes = notes_of(data)
             owner, said = notes.pop("of", None), notes.pop("round", None)
-            counters = Counters(**notes)  # type: ignore[arg-type]
+            counters = _COUNTERS.validate_json(json.dumps(notes))
+        except ValidationError as error:
+            raise self._damaged(round, first_fault(error)) from None
         except OSError as error:
             raise LearningError(f"{path} cannot be read: {error.strerror}") from None
-        except (TensorError, ValueError, TypeError) as error:
+        except (TensorError, ValueError, RecursionError) as error:
             raise self._damaged(round, error) from None
         if (owner, said) != (self._owner(), round):
             raise LearningError(f"{path} is of another round, client or run than its place says; {_REMEDY}")
@@ -187,8 +202,8 @@ class ClientState:
         mine = self._mine
         return [mine.run, mine.fingerprint, mine.client, mine.cut] if mine else []
 
-    def _damaged(self, round: int, error: Exception) -> LearningError:
-        return LearningError(f"{self._path(round)} is damaged: {error}; {_REMEDY}")
+    def _damaged(self, round: int, why: object) -> LearningError:
+        return LearningError(f"{self._path(round)} is damaged: {why}; {_REMEDY}")
 
     def _another(self, mine: Identity) -> SettingsError:
         return SettingsError(
@@ -209,7 +224,7 @@ class ClientState:
     def _drop(self, round: int) -> None:
         self._memory.pop(round, None)
         if self._folder is not None:
-            self._path(round).unlink(missing_ok=True)
+            _remove(self._path(round))
             crash_point(Between.FORGET_AND_FORGET)
 
     def _path(self, round: int) -> Path:
@@ -236,9 +251,23 @@ def _unseal(file: bytes) -> bytes:
 def _replace(path: Path, data: bytes) -> None:
     """Write a file so that after a crash it is either the old one or the new one, whole."""
     part = path.with_suffix(path.suffix + ".part")
-    with part.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    crash_point(Between.FILE_AND_RENAME)
-    part.replace(path)
+    with _changing(path):
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        crash_point(Between.FILE_AND_RENAME)
+        part.replace(path)
+
+
+def _remove(path: Path) -> None:
+    with _changing(path):
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _changing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be written or removed: {error.strerror}") from None

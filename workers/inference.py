@@ -17,7 +17,7 @@ from learning.strategies import averaged
 from workers.batches import check_features
 from workers.context import WorkerContext
 from workers.features import from_wire, to_wire
-from workers.replica import load_layers
+from workers.replica import load_version
 
 PREFETCH = 8
 REPLICAS_HELD = 2
@@ -110,9 +110,8 @@ class InferenceService:
                 raise _NotYet
             raise TensorError(f"version {request.version} of the layers is not kept")
         if key not in self._halves or self._halves[key][0] != kept.version:  # a store that lost a version is given another
-            layers = kept.record.layers_of(key[1])
-            half = ServerHalf(self._context.network, min(layers), self._context.settings.training)
-            load_layers(half, self._context.ledger, layers)
+            context = self._context
+            half = load_version(context.network, context.settings.training, context.ledger, kept.record, key[1])
             self._halves[key] = kept.version, half
         self._halves.move_to_end(key)
         while len(self._halves) > REPLICAS_HELD:

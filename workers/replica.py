@@ -8,18 +8,20 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from broker.crash_points import Between, crash_point
 from broker.events import CheckpointSaved, Emit
 from coordinator.store.interface import BlobRef
-from coordinator.store.ledger import Claim, Ledger
-from coordinator.store.records import Savepoint, StreamRecord, VersionRecord, stream_key
+from coordinator.store.ledger import Claim, Ledger, named_layer
+from coordinator.store.records import Layers, Savepoint, StreamRecord, VersionRecord, stream_key, version_key
 from learning.halves import ServerHalf
 from learning.layers import Network
 from learning.settings import TrainingSettings
-from learning.tensors import State, pack, unpack
+from learning.tensors import State, naming, pack, unpack
 
 
-def load_layers(half: ServerHalf, ledger: Ledger, layers: dict[int, BlobRef]) -> None:
-    """Give a server half the layers that it has from blobs; raise TensorError or MissingBlob if one is not right."""
-    for number in half.numbers:
-        half.load_state_of(f"layer{number}", unpack(ledger.store.get_blob(layers[number])))
+def load_version(network: Network, training: TrainingSettings, ledger: Ledger, version: VersionRecord, stream: str) -> ServerHalf:
+    """Return the layers after a round as a stream has them, for inference. Raises what ``load_replica`` raises."""
+    layers = version.layers_of(stream)
+    half = ServerHalf(network, min([*layers, network.depth]), training)
+    _load_layers(half, layers, version_key(version.round), lambda _, ref: unpack(ledger.store.get_blob(ref)))
+    return half
 
 
 class ReplicaCache:
@@ -57,19 +59,31 @@ class ReplicaCache:
 def load_replica(
     network: Network, training: TrainingSettings, ledger: Ledger, start: VersionRecord, record: StreamRecord, cache: ReplicaCache
 ) -> ServerHalf:
-    """Return a stream's replica as of its last checkpoint, or as the round starts."""
-    first = min(progress.cut for progress in record.clients.values()) + 1
-    half = ServerHalf(network, first, training)
-    layers = record.layers or start.layers_of(record.stream)
-    for number in half.numbers:
-        half.load_state_of(f"layer{number}", cache.layer(ledger, number, layers[number]))
+    """Return a stream's replica as of its last checkpoint, or as the round starts.
+
+    Raises LearningError, MissingBlob or DamagedDocument if something in the store is not what it should be.
+    """
+    cuts = [progress.cut for progress in record.clients.values()]
+    for cut in cuts:
+        network.check_cut(cut)
+    half = ServerHalf(network, min(cuts) + 1, training)
+    key = stream_key(record.round, record.stream) if record.layers else version_key(start.round)
+    _load_layers(half, record.layers or start.layers_of(record.stream), key, lambda number, ref: cache.layer(ledger, number, ref))
     optimizer = record.optimizer if record.layers else start.optimizers.get(record.stream)
     if optimizer is not None:
-        state = cache.optimizer(ledger, record.stream, optimizer)
         here = tuple(f"layer{number}." for number in half.numbers)  # a client with more of the layers may have left the stream
-        half.load_optimizer_state({name: tensor for name, tensor in state.items() if name.startswith(here)})
+        with naming(f"optimizer of {optimizer.scope} in the store"):
+            state = cache.optimizer(ledger, record.stream, optimizer)
+            half.load_optimizer_state({name: tensor for name, tensor in state.items() if name.startswith(here)})
     half.begin_round(record.round)
     return half
+
+
+def _load_layers(half: ServerHalf, layers: Layers, key: str, read: Callable[[int, BlobRef], State]) -> None:
+    for number in half.numbers:
+        ref = named_layer(layers, number, key)
+        with naming(f"layer {number} of {ref.scope} in the store"):
+            half.load_state_of(f"layer{number}", read(number, ref))
 
 
 class Saver:

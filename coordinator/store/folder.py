@@ -6,11 +6,11 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
 
 import msgpack
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from broker.codec import first_fault
 from coordinator.errors import StoreError
 from coordinator.store.interface import BlobRef, Document
 
@@ -27,18 +27,12 @@ class Contents:
     blobs: dict[BlobRef, bytes] = field(default_factory=dict)
 
 
-class _Blob(BaseModel):
-    scope: str
-    digest: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]  # becomes a file name
-    size: Annotated[int, Field(ge=0)]
-
-
 class _Index(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     documents: dict[str, tuple[str, bytes]]
     epochs: dict[str, int]
-    blobs: list[_Blob]
+    blobs: list[BlobRef]
 
 
 class StoreFolder:
@@ -54,7 +48,7 @@ class StoreFolder:
                 self._check_is_ours()
                 return Contents()
             index = self._read_index()
-            blobs = {ref: self._read_blob(ref) for ref in (BlobRef(b.scope, b.digest, b.size) for b in index.blobs)}
+            blobs = {ref: self._read_blob(ref) for ref in index.blobs}
         documents = {key: Document(value, version) for key, (version, value) in index.documents.items()}
         return Contents(documents, index.epochs, blobs)
 
@@ -95,19 +89,19 @@ class StoreFolder:
         try:
             return _Index.model_validate(msgpack.unpackb(packed))
         except ValidationError as error:
-            fault = error.errors(include_url=False, include_input=False)[0]
-            raise StoreError(f"{file} is damaged: {'.'.join(map(str, fault['loc']))}: {fault['msg']}") from None
+            raise StoreError(f"{file} is damaged: {first_fault(error)}") from None
         except (ValueError, msgpack.UnpackException) as error:
             raise StoreError(f"{file} is damaged: {error!s:.200}") from None
 
     def _read_blob(self, ref: BlobRef) -> bytes:
         file = self._blobs / ref.digest
         try:
-            value = file.read_bytes()
+            size = file.stat().st_size
+            value = file.read_bytes() if size == ref.size else b""  # it may have grown beyond memory
         except FileNotFoundError:
             raise StoreError(f"{file} is missing; the saved store cannot be used without it") from None
         if BlobRef.of(ref.scope, value) != ref:
-            raise StoreError(f"{file} is damaged: its {len(value)} bytes do not match their digest")
+            raise StoreError(f"{file} is damaged: its {size} bytes do not match their digest")
         return value
 
     def _delete_unreferenced(self, digests: set[str]) -> None:

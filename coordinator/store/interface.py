@@ -8,7 +8,11 @@ import enum
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Annotated, Protocol
+
+from pydantic import Field
+
+MOST_BLOB_BYTES = 2**36
 
 
 @dataclass(frozen=True)
@@ -76,8 +80,8 @@ class BlobRef:
     """Name of an immutable value: its scope, SHA-256 and size in bytes."""
 
     scope: str
-    digest: str
-    size: int
+    digest: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]  # names a file or a field; checked where it is read
+    size: Annotated[int, Field(ge=0, le=MOST_BLOB_BYTES)]
 
     @classmethod
     def of(cls, scope: str, value: bytes) -> "BlobRef":

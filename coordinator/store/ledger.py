@@ -7,12 +7,14 @@ from typing import Generic, TypeVar
 
 from pydantic import ValidationError
 
-from coordinator.errors import LeaseLost, RunConflict, StoreError
-from coordinator.store.interface import Lease, Outcome, Store, Write
+from broker.codec import first_fault
+from coordinator.errors import DamagedDocument, LeaseLost, RunConflict, StoreError
+from coordinator.store.interface import BlobRef, Lease, Outcome, Store, Write
 from coordinator.store.records import (
     ROSTER,
     RUN,
     STATE,
+    Layers,
     Record,
     Roster,
     RoundRecord,
@@ -30,6 +32,7 @@ from coordinator.store.records import (
 )
 
 R = TypeVar("R", bound=Record)
+MOST_DOCUMENT_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Claim:
 
 
 class Ledger:
-    """Typed access to one run's documents. Raises StoreError where a document is damaged."""
+    """Typed access to one run's documents. Raises DamagedDocument where one is not what is written there."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -79,6 +82,8 @@ class Ledger:
                 f"run {record.name!r} exists with a different experiment; "
                 "give this one another name (--set name=...) or remove the old run"
             )
+        if there.experiment != record.experiment:
+            raise DamagedDocument(f"document {RUN} in the store is damaged: its experiment is not the one of its fingerprint")
         return there
 
     def state(self) -> Kept[RunState]:
@@ -91,26 +96,26 @@ class Ledger:
 
     def round(self, round: int) -> Kept[RoundRecord] | None:
         """Return a round, None if it was never opened."""
-        return self._read(round_key(round), RoundRecord)
+        return self._read(round_key(round), RoundRecord, round=round)
 
     def version(self, round: int) -> Kept[VersionRecord] | None:
         """Return the layers after a round, None if it is not closed yet or no longer kept."""
-        return self._read(version_key(round), VersionRecord)
+        return self._read(version_key(round), VersionRecord, round=round)
 
     def scores(self, round: int) -> Kept[Scores]:
         """Return the scores of a round."""
-        return self._read(scores_key(round), Scores) or Kept(scores_key(round), Scores(round=round), None)
+        return self._read(scores_key(round), Scores, round=round) or Kept(scores_key(round), Scores(round=round), None)
 
     def stream(self, round: int, stream: str) -> Kept[StreamRecord] | None:
         """Return one stream of a round, None if it was never checkpointed."""
-        return self._read(stream_key(round, stream), StreamRecord)
+        return self._read(stream_key(round, stream), StreamRecord, round=round, stream=stream)
 
     def streams(self, round: RoundRecord) -> dict[str, Kept[StreamRecord]]:
         """Return the streams of a round that have been checkpointed or committed."""
         keys = [stream_key(round.round, plan.id) for plan in round.streams]
         documents = self.store.read(keys)
         return {
-            plan.id: Kept(key, _parse(StreamRecord, key, document.value), document.version)
+            plan.id: Kept(key, _parse(StreamRecord, key, document.value, round=round.round, stream=plan.id), document.version)
             for plan, key, document in zip(round.streams, keys, documents, strict=True)
             if document
         }
@@ -126,7 +131,7 @@ class Ledger:
         lease = self.store.acquire(stream_lease(stream), secrets.token_hex(8), worker, ttl)
         if lease is None:
             return None
-        kept = self._read(key, StreamRecord) or Kept(key, StreamRecord(round=round, stream=stream, worker=worker), None)
+        kept = self.stream(round, stream) or Kept(key, StreamRecord(round=round, stream=stream, worker=worker), None)
         open_round = self.round(round)
         if kept.record.status == "committed" or open_round is None or open_round.record.phase != "open":
             self.store.release(lease)
@@ -164,14 +169,27 @@ class Ledger:
         frozen = kept.record.model_copy(update={"phase": "frozen", "frozen": committed})
         return self.lead(leader, [kept.change(frozen)], bump=unfinished)
 
-    def _read(self, key: str, kind: type[R]) -> Kept[R] | None:
+    def _read(self, key: str, kind: type[R], **place: object) -> Kept[R] | None:
         document = self.store.read([key])[0]
-        return Kept(key, _parse(kind, key, document.value), document.version) if document else None
+        return Kept(key, _parse(kind, key, document.value, **place), document.version) if document else None
 
 
-def _parse(kind: type[R], key: str, value: bytes) -> R:
+def named_layer(layers: Layers, number: int, key: str) -> BlobRef:
+    """Return the blob of a layer; raise DamagedDocument if the document with that key names none."""
+    if number not in layers:
+        raise DamagedDocument(f"document {key} in the store is damaged: it names no layer {number}")
+    return layers[number]
+
+
+def _parse(kind: type[R], key: str, value: bytes, **place: object) -> R:
+    """Return the record in a document. place: fields that follow from its key."""
     try:
-        return kind.model_validate_json(value)
+        if len(value) > MOST_DOCUMENT_BYTES:
+            raise DamagedDocument(f"document {key} in the store is damaged: {len(value)} bytes, at most {MOST_DOCUMENT_BYTES}")
+        record = kind.model_validate_json(value)
     except ValidationError as error:
-        fault = error.errors(include_url=False, include_input=False)[0]
-        raise StoreError(f"document {key} in the store is damaged: {'.'.join(map(str, fault['loc']))}: {fault['msg']}") from None
+        raise DamagedDocument(f"document {key} in the store is damaged: {first_fault(error)}") from None
+    for name, own in place.items():
+        if getattr(record, name) != own:
+            raise DamagedDocument(f"document {key} in the store is damaged: {name}: {getattr(record, name)} does not belong there")
+    return record

@@ -11,15 +11,25 @@
 | scores/<r> | Scores | the coordinator |
 """
 
-from typing import Literal
+import math
+import re
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from broker.messages import Score
+from broker.messages import ClientId, Count, Positive, Score
 from coordinator.store.interface import BlobRef
 
 RUN, STATE, ROSTER = "run", "state", "roster"
 LEADER = "leader"  # the coordinator's lease
+
+StreamId = ClientId  # a stream has a client's name, or one of that form
+Round = Annotated[int, Field(ge=0, le=999_999)]  # keys have six digits
+Number = Annotated[int, Field(gt=-(2**80), lt=2**80)]  # sums of counts; differences too
+Time = Annotated[float, Field(ge=0, lt=2.5e11)]  # seconds since the epoch; dates end with the year 9999
+Size = Annotated[int, Field(ge=1, lt=2**31)]
+Layers = dict[Size, BlobRef]  # by number
+_MOST_CLASSES, _MOST_VALUES = 100_000, 2**32  # of a network, of one sample
 
 
 def round_key(round: int) -> str:
@@ -42,15 +52,27 @@ def version_key(round: int) -> str:
     return f"version/{round:06d}"
 
 
+def round_of(scope: str) -> int | None:
+    """Return the round of a scope of blobs, None if it is none that a role has made."""
+    found = re.match("(?:stream|version)/([0-9]{6})(?:/|$)", scope)
+    return int(found[1]) if found else None
+
+
 def scores_key(round: int) -> str:
     """Return the key of a round's scores."""
     return f"scores/{round:06d}"
 
 
-class Record(BaseModel):
-    """Base of all documents; travels as JSON."""
+def _fits_memory(shape: tuple[int, ...]) -> tuple[int, ...]:
+    if math.prod(shape) > _MOST_VALUES:
+        raise ValueError(f"one sample has more than {_MOST_VALUES} values")
+    return shape
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+
+class Record(BaseModel):
+    """Base of all documents and their parts; travels as JSON."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class RunRecord(Record):
@@ -59,8 +81,8 @@ class RunRecord(Record):
     name: str
     experiment: str  # JSON, every "auto" resolved
     fingerprint: str
-    sample_shape: tuple[int, ...]
-    classes: int
+    sample_shape: Annotated[tuple[Size, ...], Field(max_length=8), AfterValidator(_fits_memory)]
+    classes: Annotated[int, Field(ge=1, le=_MOST_CLASSES)]
     versions: dict[str, str]  # of the libraries that decide bits
     id: str = ""  # random: tells it from an earlier run of the same name and experiment
 
@@ -68,16 +90,16 @@ class RunRecord(Record):
 class Rollback(Record):
     """A store that lost its last writes: rounds after ``to_closed``, up to ``from_closed``, were closed and are so no more."""
 
-    from_closed: int
-    to_closed: int
+    from_closed: Round
+    to_closed: Round
 
 
 class RunState(Record):
     """Where a run is."""
 
     phase: Literal["waiting", "training", "finished", "failed"] = "waiting"
-    round: int = 0  # the open round, 0 before the first
-    closed: int = 0  # the last round whose version is published
+    round: Round = 0  # the open round, 0 before the first
+    closed: Round = 0  # the last round whose version is published
     reason: str = ""
     over: bool = False  # finished, and the clients have heard or have had time enough to: nothing is left to do
     rollbacks: list[Rollback] = []
@@ -86,13 +108,13 @@ class RunState(Record):
 class ClientRecord(Record):
     """One client as the coordinator knows it."""
 
-    id: str
-    index: int  # place in the roster; never reassigned
-    cut: int
-    incarnation: int
+    id: ClientId
+    index: Count  # place in the roster; never reassigned
+    cut: Size
+    incarnation: Positive
     process: str
-    samples: int | None  # of its own data, None where the run's data set is partitioned
-    first_round: int
+    samples: Count | None  # of its own data, None where the run's data set is partitioned
+    first_round: Round
     state: Literal["active", "closing", "gone", "left"] = "active"  # left: it has heard that the run is finished
     reason: str = ""
 
@@ -100,18 +122,18 @@ class ClientRecord(Record):
 class Departure(Record):
     """A client that was given up, whether or not it came back later."""
 
-    client: str
-    cut: int
-    incarnation: int
-    round: int
+    client: ClientId
+    cut: Size
+    incarnation: Positive
+    round: Round
     reason: str
-    at: float  # seconds since the epoch, by the coordinator's clock
+    at: Time  # seconds since the epoch, by the coordinator's clock
 
 
 class Roster(Record):
     """All clients that were ever admitted."""
 
-    clients: dict[str, ClientRecord] = {}
+    clients: dict[ClientId, ClientRecord] = {}
     departures: list[Departure] = []
 
     def without_leavers(self) -> "Roster":
@@ -127,32 +149,32 @@ class Roster(Record):
 class StreamClient(Record):
     """A client's place in a stream."""
 
-    id: str
-    incarnation: int
-    cut: int
+    id: ClientId
+    incarnation: Positive
+    cut: Size
 
 
 class StreamPlan(Record):
     """One stream of a round."""
 
-    id: str
-    clients: list[StreamClient]
+    id: StreamId
+    clients: Annotated[list[StreamClient], Field(min_length=1)]
 
 
 class Tallies(Record):
     """What a round or stream amounted to."""
 
-    samples: int = 0
+    samples: Number = 0
     loss_sum: float = 0.0
-    correct: int = 0
-    bytes: int = 0  # of message bodies that took effect
-    refused: int = 0
-    duplicates: int = 0
-    divergent: int = 0
-    dropped_samples: int = 0
-    client_samples: int = 0  # trained by client halves, as their markers say
+    correct: Number = 0
+    bytes: Number = 0  # of message bodies that took effect
+    refused: Number = 0
+    duplicates: Number = 0
+    divergent: Number = 0
+    dropped_samples: Number = 0
+    client_samples: Number = 0  # trained by client halves, as their markers say
     client_loss_sum: float = 0.0
-    discarded_samples: int = 0  # trained and rolled back
+    discarded_samples: Number = 0  # trained and rolled back
 
     @property
     def server_loss(self) -> float | None:
@@ -172,20 +194,20 @@ class Tallies(Record):
 class Closing(Record):
     """How many batches count of a client that was given up in a round."""
 
-    client: str
-    incarnation: int
-    batches: int
+    client: ClientId
+    incarnation: Positive
+    batches: Count
     discarded: bool  # what it had sent was rolled back
 
 
 class RoundRecord(Record):
     """A round: its streams, and after the freeze which of them count."""
 
-    round: int
+    round: Round
     phase: Literal["open", "frozen", "closed"] = "open"
     streams: list[StreamPlan]
-    frozen: list[str] = []  # streams that are averaged, in fixed order
-    opened_at: float  # seconds since the epoch, by the coordinator's clock
+    frozen: list[StreamId] = []  # streams that are averaged, in fixed order
+    opened_at: Time  # by the coordinator's clock
     seconds: float = 0.0  # from opened to closed
     tallies: Tallies = Tallies()
     closings: list[Closing] = []
@@ -198,29 +220,29 @@ class RoundRecord(Record):
 class Hole(Record):
     """A sequence that was refused."""
 
-    sequence: int
+    sequence: Count
     reason: str
 
 
 class ClientProgress(Record):
     """A stream's position in one client's round: everything before ``sequence`` has had its effect."""
 
-    incarnation: int
-    cut: int
-    sequence: int = 0
+    incarnation: Positive
+    cut: Size
+    sequence: Count = 0
     ended: bool = False
     closed: str = ""  # why it ended before its marker
     discarded: bool = False  # what came before that was rolled back
-    digest: str = ""  # hex; running SHA-256 over what was trained
+    digest: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")] = ""  # hex; running SHA-256 over what was trained
     tallies: Tallies = Tallies()
-    unplaced: int = 0  # of those refused, how many had no place in the sequence
+    unplaced: Count = 0  # of those refused, how many had no place in the sequence
     holes: list[Hole] = []
 
 
 class Savepoint(Record):
     """A replica as it was when a stream went over to its next client."""
 
-    layers: dict[int, BlobRef]
+    layers: Layers
     optimizer: BlobRef
 
     def blobs(self) -> set[BlobRef]:
@@ -231,14 +253,14 @@ class Savepoint(Record):
 class StreamRecord(Record):
     """A stream's last checkpoint, or its commit: replica, optimizer state, position and tallies together."""
 
-    round: int
-    stream: str
+    round: Round
+    stream: StreamId
     worker: str
     status: Literal["training", "committed"] = "training"
-    clients: dict[str, ClientProgress] = {}
-    layers: dict[int, BlobRef] = {}
+    clients: dict[ClientId, ClientProgress] = {}
+    layers: Layers = {}
     optimizer: BlobRef | None = None
-    halves: dict[str, BlobRef] = {}
+    halves: dict[ClientId, BlobRef] = {}
     savepoint: Savepoint | None = None  # where its client began; None: where the round starts, or nothing is ever discarded
 
     def blobs(self) -> set[BlobRef]:
@@ -261,11 +283,11 @@ class StreamRecord(Record):
 class VersionRecord(Record):
     """The server layers after a round, and what replicas start the next one from. Version 0 is the initialisation."""
 
-    round: int
-    layers: dict[int, BlobRef]
-    replicas: dict[str, dict[int, BlobRef]] = {}  # by stream, where replicas are not averaged
-    optimizers: dict[str, BlobRef] = {}  # by stream, where optimizer state is kept
-    halves: dict[str, BlobRef] = {}  # by client, after the last round
+    round: Round
+    layers: Layers
+    replicas: dict[StreamId, Layers] = {}  # by stream, where replicas are not averaged
+    optimizers: dict[StreamId, BlobRef] = {}  # by stream, where optimizer state is kept
+    halves: dict[ClientId, BlobRef] = {}  # by client, after the last round
 
     def layers_of(self, stream: str) -> dict[int, BlobRef]:
         """Return the layers that a stream's replica starts from and that its clients' inference uses."""
@@ -282,5 +304,5 @@ class VersionRecord(Record):
 class Scores(Record):
     """Scores of a round by client."""
 
-    round: int
-    clients: dict[str, Score] = {}
+    round: Round
+    clients: dict[ClientId, Score] = {}

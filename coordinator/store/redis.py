@@ -11,7 +11,7 @@ import re
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import redis
@@ -28,7 +28,7 @@ from redis.exceptions import (
 from redis.retry import Retry
 
 from broker.crash_points import Between, crash_point
-from coordinator.errors import MissingBlob, StoreError, StoreFull, StoreRefused, StoreUnavailable
+from coordinator.errors import DamagedDocument, MissingBlob, StoreError, StoreFull, StoreRefused, StoreUnavailable
 from coordinator.store import scripts
 from coordinator.store.interface import (
     BlobRef,
@@ -105,7 +105,7 @@ class RedisStore:
         if answer is None:
             return None
         holder, epoch, remaining = answer
-        return Holder(holder.decode(), int(epoch), int(remaining) / 1000)
+        return Holder(_text(holder), int(epoch), int(remaining) / 1000)
 
     def transact(self, writes: Sequence[Write], *, fence: Lease | None = None, bump: Sequence[str] = ()) -> Outcome:
         """Write all documents or none."""
@@ -122,13 +122,13 @@ class RedisStore:
             return []
         values, versions = self._call(self._read, [self._key("documents"), self._key("versions")], list(keys))
         return [
-            Document(value, version.decode()) if version is not None else None
-            for value, version in zip(values, versions, strict=True)
+            _document(key, value, version) if version is not None else None
+            for key, value, version in zip(keys, values, versions, strict=True)
         ]
 
     def keys(self, prefix: str) -> list[str]:
         """Return the keys of all documents that begin with prefix, sorted."""
-        keys = (key.decode() for key in self._call(self._client.hkeys, self._key("versions")))
+        keys = (_text(key) for key in self._call(self._client.hkeys, self._key("versions")))
         return sorted(key for key in keys if key.startswith(prefix))
 
     def put_blobs(self, scope: str, values: Sequence[bytes]) -> list[BlobRef]:
@@ -175,7 +175,7 @@ class RedisStore:
 
     def scopes(self) -> list[str]:
         """Return the scopes that hold any blob, or what an interrupted put left of one, sorted."""
-        return sorted(scope.decode() for scope in self._call(self._client.smembers, self._key("scopes")))
+        return sorted(_text(scope) for scope in self._call(self._client.smembers, self._key("scopes")))
 
     def drop_scope(self, scope: str, *, fence: Lease | None = None) -> None:
         """Delete all values of a scope. Nothing happens if the fence is not held."""
@@ -294,8 +294,18 @@ def _translated(error: RedisError, where: str) -> StoreError:
     return StoreRefused(f"{where} refuses a command: {text:.300}")
 
 
-def _fields(ref: BlobRef) -> list[str]:
-    return [f"{ref.digest}:{number}" for number in range(max(1, math.ceil(ref.size / CHUNK)))]
+def _document(key: str, value: bytes | None, version: bytes) -> Document:
+    if value is None or not version.isascii():
+        raise DamagedDocument(f"document {key} in the store is damaged: it has no value, or its version is no text")
+    return Document(value, version.decode())
+
+
+def _text(name: bytes) -> str:
+    return name.decode(errors="backslashreplace")
+
+
+def _fields(ref: BlobRef) -> Iterator[str]:
+    return (f"{ref.digest}:{number}" for number in range(max(1, math.ceil(ref.size / CHUNK))))
 
 
 def _milliseconds(seconds: float) -> int:

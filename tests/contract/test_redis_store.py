@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from cli.private_servers import PrivateServer
-from coordinator.errors import MissingBlob, StoreFull, StoreRefused, StoreUnavailable
+from coordinator.errors import DamagedDocument, MissingBlob, StoreFull, StoreRefused, StoreUnavailable
 from coordinator.store.interface import BlobRef, Outcome, Write
 from coordinator.store.redis import CHUNK, RedisStore
 from tests.proxy import Proxy, proxied
@@ -101,6 +101,26 @@ def test_a_damaged_chunk_is_a_missing_blob(store: RedisStore, redis_url: str, ru
         client.hset(f"splitee:{{{run_name}}}:blobs:s", f"{ref.digest}:1", b"1234567")
     with pytest.raises(MissingBlob, match="damaged"):
         store.get_blob(ref)
+
+
+@pytest.mark.parametrize(("hash", "field"), [("versions", b"\xff"), ("documents", None)])
+def test_a_document_that_no_role_has_written(
+    store: RedisStore, redis_url: str, run_name: str, hash: str, field: bytes | None
+) -> None:
+    store.transact(CREATE)
+    with redis.Redis.from_url(redis_url) as client:
+        name = f"splitee:{{{run_name}}}:{hash}"
+        client.hdel(name, "a") if field is None else client.hset(name, "a", field)
+    with pytest.raises(DamagedDocument, match="document a in the store is damaged"):
+        store.read(["a"])
+
+
+def test_names_that_are_no_text(store: RedisStore, redis_url: str, run_name: str) -> None:
+    with redis.Redis.from_url(redis_url) as client:
+        client.sadd(f"splitee:{{{run_name}}}:scopes", b"\xff\n")
+        client.hset(f"splitee:{{{run_name}}}:versions", b"\xff", b"v")
+    assert store.scopes() == ["\\xff\n"]
+    assert store.keys("") == ["\\xff"]
 
 
 def test_a_lost_chunk_is_put_again(store: RedisStore, redis_url: str, run_name: str) -> None:

@@ -62,8 +62,12 @@ class Mutator:
         if draw < 0.07:
             return self.bomb()
         if draw < 0.55:
-            return self._times(self._on_bytes, message)
+            return self.mutate_bytes(message)
         return self.mutate_tree(message)
+
+    def mutate_bytes(self, data: bytes) -> bytes:
+        """Return bytes with bits flipped, cut short, with something put in, and so on."""
+        return self._times(self._on_bytes, data)
 
     def mutate_tree(self, message: bytes) -> bytes:
         """Return a message that is still msgpack, with other contents."""

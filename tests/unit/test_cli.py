@@ -136,7 +136,7 @@ def test_settings_page_is_up_to_date() -> None:
 
 def test_allowed_values_in_words() -> None:
     words = {f"{row.section}.{row.name}": row.allowed for row in keys.rows()}
-    assert words["training.rounds"] == "integer at least 1"
+    assert words["training.rounds"] == "integer at least 1 and at most 999999"
     assert words["training.client.momentum"] == "number at least 0 and below 1"
     assert words["data.partition"] == "`iid`, `dirichlet`, `shards`"
     assert words["clients.list"] == "list of {id, cut}, or none"

@@ -209,3 +209,13 @@ class TestFolder:
         (tmp_path / "client.json").write_text(seal + text)
         with pytest.raises(SettingsError, match=r"client.json is damaged: .*remove the folder"):
             ClientState(tmp_path).identity()
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, half: ClientHalf) -> None:
+    state = ClientState(tmp_path)
+    (tmp_path / "client.json.part").mkdir()
+    (tmp_path / "round-000001.snapshot.part").mkdir()
+    with pytest.raises(SettingsError, match=r"client.json cannot be written or removed: Is a directory"):
+        state.claim(ME)
+    with pytest.raises(SettingsError, match=r"round-000001.snapshot cannot be written or removed: Is a directory"):
+        saved(state, half, 1)

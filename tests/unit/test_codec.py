@@ -39,7 +39,7 @@ EXAMPLES: list[Message] = [
     Frame(**WHO, round=1, sequence=0, part=1, parts=2, body=b"\x00\xff", requeued=True),
     Activations(cut=3, digest=bytes(32), features=FEATURES, labels=LABELS),
     EndOfRound(digest=b"d" * 32, samples=64, loss=0.5, dropped_samples=1, half=None),
-    Join(client="client-1", cut=3, incarnation=None, process="p", samples=60_000),
+    Join(client="client-1", cut=3, incarnation=None, process="p", samples=60_000, run_id="0123456789abcdef"),
     Heartbeat(
         **WHO, process="p", round=3, confirmed=7, samples=2**40, bytes=2**50, loss=2.25,
         scores=(Score(round=2, samples=10, client_correct=5, server_correct=4, server_answered=6),),

@@ -36,7 +36,7 @@ class TestBlobs:
 
     def test_missing(self, store: Store) -> None:
         (ref,) = store.put_blobs("s", [b"value"])
-        for other in (replace(ref, scope="t"), replace(ref, digest="0" * 64), replace(ref, size=6)):
+        for other in (replace(ref, scope="t"), replace(ref, digest="0" * 64), replace(ref, size=6), replace(ref, size=2**60)):
             with pytest.raises(MissingBlob):
                 store.get_blob(other)
 
