@@ -160,6 +160,8 @@ class Membership:
 
     def _problem(self, message: Join) -> str:
         clients = self.experiment.clients
+        if message.run_id not in ("", self.record.id):
+            return "its state is of an earlier run of that name; use another --state folder"
         if not clients.open:
             expected = {entry.id: entry.cut for entry in clients.roster()}
             if message.client not in expected:

@@ -9,7 +9,7 @@ import torch
 from broker.crash_points import Between, crash_point
 from broker.events import Emit, FeaturesPublished, Waiting
 from broker.mailbox import Mailbox
-from broker.messages import Acknowledgement, Activations, EndOfRound, Message, Prediction, Refusal, Score, Target, Welcome
+from broker.messages import Acknowledgement, Activations, EndOfRound, Join, Message, Prediction, Refusal, Score, Target, Welcome
 from broker.transport import Transport
 from learning.data import evaluation_batches
 from learning.errors import LearningError, SettingsError, TensorError
@@ -107,9 +107,19 @@ class ClientWorker:
         lost: why the incarnation there is cannot go on, where it cannot.
         """
         self._given_up, self._rewind, self._heard = "", None, Aim(self._link.number)
+        self._round = 0  # none yet
         identity = self._state.of(self._run_name, self._id, self._cut)
         known = identity.incarnation if identity else self._incarnation or None
-        welcome = self._link.join(self._state.applicant(), self._cut, known, self._stop, lost)
+        message = Join(
+            client=self._id,
+            cut=self._cut,
+            incarnation=known,
+            process=self._state.applicant(),
+            samples=None,
+            run_id=identity.run_id if identity else "",
+            lost=lost,
+        )
+        welcome = self._link.join(message, self._stop)
         if isinstance(welcome, Refusal):
             raise SettingsError(f"client {self._id}: {welcome.reason}")
         settings = local_settings(RunSettings.from_json(welcome.experiment), self._names)
@@ -243,7 +253,8 @@ class ClientWorker:
         half = pack(self._half.state()) if round == self._settings.training.rounds else None
         mean = loss_sum / max(samples, 1)
         marker = EndOfRound(digest=digest, samples=samples, loss=mean, dropped_samples=self._data.dropped_in_round(), half=half)
-        self._publisher.publish(round, self._data.batches_in_round(), marker)
+        batches = max(self._data.batches_in_round(), self._publisher.durable(round))  # that were, if its data has become less
+        self._publisher.publish(round, batches, marker)
 
     def _step(self, images: torch.Tensor, labels: torch.Tensor, round: int, sequence: int) -> tuple[Step, torch.Tensor]:
         try:
@@ -288,9 +299,9 @@ class ClientWorker:
             self._aim(message)
 
     def _is_lost(self, position: tuple[int, int]) -> bool:
-        """Return whether what a worker waits for was sent, and is not on its way any more."""
+        """Return whether what a worker waits for was sent, or should have been, and is not on its way any more."""
         closed = self._heard.target.closed if self._heard.target else 0
-        return closed < position[0] and self._publisher.lacks(position)
+        return closed < position[0] and self._publisher.lacks(position, ended=position[0] < self._round)
 
     def _aim(self, message: Target) -> None:
         if message.incarnation > self._incarnation:

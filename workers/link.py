@@ -55,14 +55,12 @@ class Link:
         transport.declare(inbox)
         self._subscription: Subscription = transport.subscribe(inbox.name, 100, mailbox.sink(self._receive))
 
-    def join(self, applicant: str, cut: int, incarnation: int | None, stop: threading.Event, lost: str = "") -> Welcome | Refusal:
+    def join(self, message: Join, stop: threading.Event) -> Welcome | Refusal:
         """Ask to take part until the coordinator answers; raise Stopped if asked to stop.
 
-        applicant: a random name; answers to an earlier one are not for this one. lost: why the incarnation cannot go on, where
-        another is asked for.
+        Answers to a message of another process are not for this one.
         """
-        self._status, self._process = None, applicant
-        message = Join(client=self._client, cut=cut, incarnation=incarnation, process=applicant, samples=None, lost=lost)
+        self._status, self._process = None, message.process
         asked, self._answer, self._joining = 0, None, True
         while not stop.is_set():
             self._say(message)

@@ -70,9 +70,17 @@ class Publisher:
         """Everything before a position is durable."""
         self._window.now_durable(position)
 
-    def lacks(self, position: Position) -> bool:
-        """Return whether something was sent, and is not on its way any more: if a worker waits for it, it is lost."""
-        return self._outbox.empty and position < self._window.sent
+    def durable(self, round: int) -> int:
+        """Return the sequence of a round before which everything is durable, as far as heard."""
+        of, sequence = self._window.durable
+        return sequence if of == round else 0
+
+    def lacks(self, position: Position, *, ended: bool) -> bool:
+        """Return whether something was sent, and is not on its way any more: if a worker waits for it, it is lost.
+
+        ended: all of its round was sent; a worker that knows of more had it from data that are not there any more.
+        """
+        return self._outbox.empty and (ended or position < self._window.sent)
 
     def discard(self) -> None:
         """Forget what is not confirmed: the client starts again from an earlier point."""

@@ -174,6 +174,15 @@ class Node:
             self._changed.notify_all()
 
 
+def one_line(node: Node) -> str:
+    """Return the error that a command ended with: one line on stderr, exit code 1."""
+    assert node.wait() == 1, node.text()
+    said = [line for line in node.text().splitlines() if line.startswith("splitee: ")]
+    assert len(said) == 1, node.text()
+    assert "Traceback" not in node.text()
+    return said[0]
+
+
 class Deployment:
     """Roles of one run as processes against RabbitMQ and Redis; a role may be given other URLs that lead there."""
 
@@ -192,10 +201,14 @@ class Deployment:
     def server(self, *, arm: Arm | None = None, **servers: str) -> Node:
         return self._start("server", "--run", self.run, *self._servers(**servers), arm=arm)
 
-    def client(self, id: str, broker: str | None = None, *, arm: Arm | None = None) -> Node:
+    def client(self, id: str, broker: str | None = None, *, data: str | None = None, arm: Arm | None = None) -> Node:
         entry = next(entry for entry in self.setup.experiment().clients.roster() if entry.id == id)
-        where = ["--state", str(self._folder / "clients" / id), "--broker", broker or self._broker]
+        where = ["--state", str(self.state_of(id)), "--broker", broker or self._broker, *(["--data", data] if data else [])]
         return self._start("client", "--run", self.run, "--id", id, "--cut", str(entry.cut), *where, arm=arm)
+
+    def state_of(self, id: str) -> Path:
+        """Return the folder that lets a client go on after a restart."""
+        return self._folder / "clients" / id
 
     def clients(self) -> dict[str, Node]:
         return {entry.id: self.client(entry.id) for entry in self.setup.experiment().clients.roster()}

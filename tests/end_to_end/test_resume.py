@@ -10,20 +10,11 @@ import pytest
 
 from broker.events import FeaturesPublished, RoundClosed, RunStarted
 from tests.end_to_end.conftest import Deploy
-from tests.end_to_end.harness import Node, Setup, summary
+from tests.end_to_end.harness import Node, Setup, one_line, summary
 
 Command = Callable[..., Node]
 Undisturbed = Callable[..., dict[str, Any]]
 ROUNDS = ("training.rounds=4",)
-
-
-def one_line(node: Node) -> str:
-    """Return the error that a command ended with: one line on stderr, exit code 1."""
-    assert node.wait() == 1, node.text()
-    said = [line for line in node.text().splitlines() if line.startswith("splitee: ")]
-    assert len(said) == 1, node.text()
-    assert "Traceback" not in node.text()
-    return said[0]
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])

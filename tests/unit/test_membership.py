@@ -109,6 +109,15 @@ class TestJoining:
         assert re.search(reason, answer.reason), answer.reason
         assert not members.ledger.roster().record.clients
 
+    @pytest.mark.parametrize("incarnation", [1, 7])
+    def test_a_state_of_an_earlier_run_changes_nothing(self, members: Membership, incarnation: int) -> None:
+        welcomed(members.join(join()))
+        before = members.ledger.roster()
+        answer = members.join(join(process="p2", incarnation=incarnation).model_copy(update={"run_id": "earlier"}))
+        assert isinstance(answer, Refusal)
+        assert "its state is of an earlier run of that name; use another --state folder" in answer.reason
+        assert members.ledger.roster() == before
+
     def test_a_repeated_message_is_answered_alike(self, members: Membership) -> None:
         assert members.join(join()) == members.join(join())
 
