@@ -88,6 +88,8 @@ class Reception:
         return not self._ledger.roster().record.active()
 
     def _receive(self, item: Delivery | Reopened) -> None:
+        if self._subscription is None:  # closed: what waited in the mailbox meanwhile comes again, to whoever leads then
+            return
         if isinstance(item, Reopened):
             self._members.listening_again()
             return
