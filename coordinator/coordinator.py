@@ -123,6 +123,7 @@ class Coordinator:
         self._members = Membership(self._ledger, self._experiment, self._record, self._network, lease, self._emit)
         self._deadlines = Deadlines(self._ledger, self._experiment.clients.round_timeout, self._members.confirmed)
         self._results = Results(self._output, self._ledger, self._experiment, self._emit)
+        self._told = None  # the summary is written, and said, by whoever leads last
         self._reception = Reception(
             self._record.name,
             self._experiment.transport,
@@ -198,8 +199,10 @@ class Coordinator:
                 self._open(state)
             return
         kept = self._ledger.round(state.record.round)
-        if kept is None:
+        if kept is None and self._ledger.state() == state:  # else the store was started again between the two, and lost both
             raise RunFailed(f"round {state.record.round} is gone from the store")
+        if kept is None:
+            return
         if kept.record.phase == "open":
             self._drop_overdue(kept.record)
             self._reporter.turn(kept.record)

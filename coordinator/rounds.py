@@ -83,6 +83,8 @@ class Rounds:
         """
         number = kept.record.round
         previous = self.ledger.version(number - 1)
+        if previous is None and self.ledger.state() != state:  # the store was started again in between, and has lost both
+            return None
         if previous is None:
             raise RunFailed(f"version {number - 1} of the layers is gone from the store; round {number} cannot be averaged")
         roster = self.ledger.roster()
