@@ -29,7 +29,7 @@ from tests.fuzz.sitting import experiment, network
 from tests.hostile import Hostile, check_line
 from workers.replica import ReplicaCache, load_replica, load_version
 
-CUT, MUTATIONS = 1, 300
+CUT, MUTATIONS = 1, 100
 TRAINING = experiment().training
 FEATURES = (torch.linspace(-1, 1, 4 * 12).reshape(4, 12), torch.tensor([0, 1, 2, 3]))
 Change = Callable[[State], object]

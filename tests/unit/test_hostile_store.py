@@ -35,7 +35,7 @@ from coordinator.store.records import (
 )
 from tests.hostile import Hostile, check_line
 
-ROUND, MUTATIONS = 3, 600
+ROUND, MUTATIONS = 3, 400
 REF = BlobRef("stream/000003/a", "ab" * 32, 12)
 LAYERS = {4: REF, 5: BlobRef("version/000002", "0c" * 32, 2**21)}
 TALLIES = Tallies(samples=48, loss_sum=3.5, correct=20, bytes=9000, refused=1, client_samples=64, client_loss_sum=70.25)
