@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cli.private_servers import PrivateServer
-from tests.end_to_end.harness import Node
+from tests.end_to_end.harness import PATIENCE, Node
 
 MIB = 2**20
 SAMPLE_SECONDS = 0.1
@@ -73,7 +73,7 @@ def rabbitmqctl(server: PrivateServer, *arguments: str) -> str:
     program = str(_DEBIAN_RABBITMQCTL) if _DEBIAN_RABBITMQCTL.exists() else shutil.which("rabbitmqctl")
     assert program is not None, "rabbitmqctl is not installed"
     command = [program, "--quiet", *arguments]
-    done = subprocess.run(command, env=server.environment, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, env=server.environment, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert done.returncode == 0, f"rabbitmqctl {' '.join(arguments)}: {done.stderr or done.stdout}"
     return done.stdout
 

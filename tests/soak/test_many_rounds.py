@@ -64,9 +64,10 @@ def test_nothing_grows_with_the_rounds(
     nodes = {"coordinator": deployment.coordinator(), "server": deployment.server(), **deployment.clients()}
     coordinator = nodes["coordinator"]
     found: list[tuple[dict[str, Footprint], int]] = []
-    for number in (scale.first, scale.last):
+    for number in range(1, scale.last + 1):  # one after the other: patience is for the next round, not for all
         coordinator.wait_for(RoundClosed, lambda event, number=number: event["round"] == number)  # type: ignore[misc]
-        found.append(({name: Footprint.of(node) for name, node in nodes.items()}, deployment.ledger.store.usage().used))
+        if number in (scale.first, scale.last):
+            found.append(({name: Footprint.of(node) for name, node in nodes.items()}, deployment.ledger.store.usage().used))
     assert coordinator.wait() == 0, coordinator.text()
     report(deployment, found, len(nodes["server"].all(BatchTrained)))
 
