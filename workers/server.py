@@ -18,11 +18,12 @@ from coordinator.store.interface import Store
 from coordinator.store.lasting import Lasting
 from coordinator.store.lease_keeper import LeaseKeeper
 from coordinator.store.ledger import Claim, Ledger
-from coordinator.store.records import RoundRecord, RunRecord, RunState, StreamPlan
+from coordinator.store.records import RunRecord, RunState, StreamPlan
 from learning.layers import build_network
 from workers.context import Released, Stopped, WorkerContext
 from workers.inference import InferenceService
 from workers.replica import ReplicaCache
+from workers.rotation import Rotation
 from workers.run_settings import RunSettings
 from workers.stream import StreamWorker
 
@@ -44,7 +45,7 @@ class ServerWorker:
         self._emit = emit
         self._stop = threading.Event()
         self._mailbox = Mailbox()
-        self._released = ""
+        self._rotation = Rotation()
         self._gone_since: float | None = None  # time.monotonic at which the run was first found to be missing
 
     def stop(self) -> None:
@@ -141,16 +142,13 @@ class ServerWorker:
         kept = self._ledger.round(state.round) if state.phase == "training" else None
         if kept is None or kept.record.phase != "open":
             return None
-        for plan in self._unfinished(context, kept.record):
+        unfinished = self._ledger.unfinished(kept.record)
+        for plan in self._rotation.order(state.round, unfinished, context.cache.__contains__):
             asked = time.monotonic()
             claim = self._ledger.claim(state.round, plan.id, self._name, context.settings.transport.lease_seconds)
             if claim is not None:
                 return claim, plan, asked
         return None
-
-    def _unfinished(self, context: WorkerContext, round: RoundRecord) -> list[StreamPlan]:
-        """Return the streams still to be trained: first those whose state is here, last the one that was given back last."""
-        return sorted(self._ledger.unfinished(round), key=lambda plan: (plan.id == self._released, plan.id not in context.cache))
 
     def _train(self, context: WorkerContext, inference: InferenceService, claim: Claim, plan: StreamPlan, asked: float) -> None:
         record = claim.kept.record
@@ -170,9 +168,9 @@ class ServerWorker:
                 raise
             self._emit(StreamLost(worker=self._name, round=record.round, stream=plan.id, reason=str(error)))
         except Released:
-            self._released = plan.id
+            self._rotation.give_back(record.round, plan.id)
         except BrokerUnavailable:  # perhaps of this stream's queue only: others first
-            self._released = plan.id
+            self._rotation.give_back(record.round, plan.id)
             raise
         except Stopped:
             return
