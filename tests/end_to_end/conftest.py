@@ -9,10 +9,11 @@ import pytest
 from tests.end_to_end.harness import Deployment, Node, Setup, tiny, train
 
 Deploy = Callable[..., Deployment]
+Undisturbed = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, Any]]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     """Return the summary of the tiny experiment with overrides, trained embedded and undisturbed: once for all tests."""
     known: dict[tuple[str, ...], dict[str, Any]] = {}
 

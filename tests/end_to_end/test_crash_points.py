@@ -24,10 +24,8 @@ from broker.errors import UnknownQueue
 from broker.events import FeaturesPublished
 from broker.messages import Frame
 from broker.rabbitmq import RabbitTransport
-from tests.end_to_end.conftest import Deploy
+from tests.end_to_end.conftest import Deploy, Undisturbed
 from tests.end_to_end.harness import PATIENCE, Arm, Deployment, Node, summary
-
-Undisturbed = Callable[..., dict[str, Any]]
 
 TINY = ("clients.count=3", "data.train_limit=144", "data.partition=iid")  # three batches a client and round
 QUICK = ("transport.lease_seconds=1.5", "transport.starved_seconds=0.5")

@@ -1,8 +1,6 @@
 """Processes that die in the middle of a run, and what becomes of it."""
 
 import signal
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 
@@ -17,10 +15,8 @@ from broker.events import (
     StreamCommitted,
 )
 from coordinator.store.records import stream_lease
-from tests.end_to_end.conftest import Deploy
+from tests.end_to_end.conftest import Deploy, Undisturbed
 from tests.end_to_end.harness import Event, final_layers, summary
-
-Undisturbed = Callable[..., dict[str, Any]]
 
 SMALL = ("clients.count=3", "data.train_limit=240", "data.partition=iid")  # five batches a client and round
 # The client at cut 3 may be three batches ahead, and the servers save when nothing has come for a second: it waits for

@@ -17,11 +17,9 @@ from broker.events import (
     Waiting,
 )
 from cli.private_servers import PrivateServer
-from tests.end_to_end.conftest import Deploy
+from tests.end_to_end.conftest import Deploy, Undisturbed
 from tests.end_to_end.harness import Deployment, Event, Node, summary
 from tests.proxy import proxied
-
-Undisturbed = Callable[..., dict[str, Any]]
 
 SMALL = ("clients.count=3", "data.train_limit=240", "data.partition=iid")  # five batches a client and round
 # A client at cut 3 may be three batches ahead: then it waits for a checkpoint, which comes when nothing has come for a second.

@@ -4,16 +4,14 @@ import json
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from broker.events import FeaturesPublished, RoundClosed, RunStarted
-from tests.end_to_end.conftest import Deploy
+from tests.end_to_end.conftest import Deploy, Undisturbed
 from tests.end_to_end.harness import Node, Setup, one_line, summary
 
 Command = Callable[..., Node]
-Undisturbed = Callable[..., dict[str, Any]]
 ROUNDS = ("training.rounds=4",)
 
 

@@ -1,17 +1,15 @@
 """The same experiment and seed give the same parameters, wherever and however they are trained."""
 
 import functools
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from broker.memory import MemoryBroker, MemoryTransport
 from broker.transport import Delivery, Reopened, Sink, Subscription
 from cli import embedded
-from tests.end_to_end.conftest import Deploy
+from tests.end_to_end.conftest import Deploy, Undisturbed
 from tests.end_to_end.harness import Setup, final_layers, summary, tiny, train
 
 STRATEGIES = {
@@ -19,7 +17,6 @@ STRATEGIES = {
     "sequential": ("training.strategy=sequential",),
     "three streams": ("training.streams=3",),
 }
-Undisturbed = Callable[..., dict[str, Any]]
 
 
 class Reopening(MemoryTransport):

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from broker.crash_points import Between
-from tests.end_to_end.conftest import Deploy
+from tests.end_to_end.conftest import Deploy, Undisturbed
 from tests.end_to_end.harness import Arm, Deployment, Node, one_line, summary
 from workers.client_state import ClientState, Identity
 
-Undisturbed = Callable[..., dict[str, Any]]
 Harm = Callable[[Path], object]
 
 # Five batches a client and round. Nobody is given up while the wrong folders are tried.

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,8 @@ from broker.events import (
     Waiting,
 )
 from cli.private_servers import PrivateServer, start_redis
-from tests.end_to_end.harness import Deployment, Node, Setup, summary
-
-Undisturbed = Callable[..., dict[str, Any]]
-Deploy = Callable[..., Deployment]
+from tests.end_to_end.conftest import Deploy, Undisturbed
+from tests.end_to_end.harness import Deployment, Node, summary
 
 TWO = ("clients.count=2", "clients.cuts=[3, 4]", "data.train_limit=160", "data.partition=iid")  # five batches a client and round
 FAST = ("transport.lease_seconds=2", "transport.starved_seconds=0.5")
@@ -63,16 +61,9 @@ def losing(tmp_path: Path) -> Iterator[Losing]:
 
 
 @pytest.fixture
-def deploy(rabbitmq_url: str, losing: Losing, run_name: str, tmp_path: Path) -> Iterator[Deploy]:
-    made: list[Deployment] = []
-
-    def make(*overrides: str) -> Deployment:
-        made.append(Deployment(Setup.write(tmp_path, *overrides), run_name, rabbitmq_url, losing.url, tmp_path / "deployment"))
-        return made[-1]
-
-    yield make
-    for deployment in made:
-        deployment.close()
+def redis_url(losing: Losing) -> str:
+    """Return the URL of the store that deployments of this module use."""
+    return losing.url
 
 
 def published(client: Node) -> Counter[tuple[int, int]]:

@@ -10,11 +10,10 @@ import pytest
 
 from broker.events import BatchTrained, FeaturesPublished, RoundClosed, Waiting
 from cli.private_servers import PrivateServer
+from tests.end_to_end.conftest import Deploy, Undisturbed
 from tests.end_to_end.harness import PATIENCE, Deployment, Event, Node, summary
-from tests.soak.conftest import Deploy
 from tests.soak.measure import MIB, queues, rabbitmqctl, resident, watched
 
-Undisturbed = Callable[..., dict[str, Any]]
 UNCONFIRMED, AHEAD, QUEUE, HELD = 1 * MIB, 2 * MIB, 4 * MIB, 4 * MIB
 WAL = 64 * MIB  # raft.wal_max_size_bytes of a private RabbitMQ
 

@@ -12,8 +12,8 @@ from cli.private_servers import PrivateServer
 from coordinator.store.ledger import Ledger
 from coordinator.store.memory import MemoryStore
 from coordinator.store.records import round_key, scores_key, version_key
+from tests.end_to_end.conftest import Deploy
 from tests.end_to_end.harness import Deployment, summary, tiny, train
-from tests.soak.conftest import Deploy
 from tests.soak.measure import MIB, Footprint, queues
 
 SMALL = ("clients.count=2", "clients.cuts=[3, 5]", "data.train_limit=64", "data.partition=iid")  # two batches a client and round
