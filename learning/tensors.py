@@ -36,8 +36,7 @@ def to_bytes(tensor: torch.Tensor, dtype: str) -> tuple[bytes, int]:
         if not _within(tensor, bound):
             clamped = int((tensor.abs() > bound).sum())
             tensor = tensor.clamp(-bound, bound)
-    values = tensor.to(kind).contiguous().reshape(-1).view(torch.uint8)
-    return values.numpy().tobytes(), clamped
+    return _raw(tensor.to(kind)), clamped
 
 
 def from_bytes(data: bytes, dtype: str, shape: tuple[int, ...]) -> torch.Tensor:
@@ -139,5 +138,10 @@ def fingerprint(states: Iterable[tuple[str, State]]) -> str:
         for name in sorted(state):
             tensor = state[name]
             digest.update(f"{label}/{name}:{tensor.dtype}:{tuple(tensor.shape)}\n".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+            digest.update(_raw(tensor))
     return digest.hexdigest()
+
+
+def _raw(tensor: torch.Tensor) -> bytes:
+    """Return a tensor's values as bytes, in order."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

@@ -158,6 +158,8 @@ class Intake:
         self._generation += 1
         if self.subscription is not None:
             self.subscription.close()
+        for kept in (self._parked, self._held, self._later):  # megabytes, which a cycle of references may outlive
+            kept.clear()
 
     def _place(self, delivery: Delivery) -> None:
         if len(delivery.body) > self._limit:

@@ -1,6 +1,7 @@
 """One client's queue in one round: whatever order deliveries come in, each sequence is taken once, in order."""
 
 import random
+import weakref
 from collections.abc import Iterable
 
 import pytest
@@ -250,3 +251,21 @@ def test_bytes_with_an_effect_are_counted_until_they_are_acknowledged(queue: Que
     assert (intake.unsettled, intake.unsettled_bytes) == (2, 2 * len(encode(frame(0)))), "a duplicate is held too"
     intake.settle(1)
     assert (intake.unsettled, intake.unsettled_bytes) == (0, 0)
+
+
+class Watched(Delivery):
+    """A delivery of which it can be seen whether anything still holds it."""
+
+
+def test_what_is_closed_holds_no_message(queue: Queue) -> None:
+    intake, _ = intake_on(queue)
+    held: list[weakref.ref[Watched]] = []
+    for message in (frame(0), frame(2), frame(3, 0, 2), frame(0, round=ROUND + 1)):  # trained, early, in parts, of a later round
+        delivery = Watched("queue", encode(message), len(held), queue.generation, False)
+        held.append(weakref.ref(delivery))
+        intake.receive(delivery)
+    del delivery
+    assert intake.next() is not None
+    assert all(delivery() is not None for delivery in held)
+    intake.close()
+    assert all(delivery() is None for delivery in held)
