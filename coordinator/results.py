@@ -61,7 +61,7 @@ class Results:
 
     def _complete(self, round: int, state: RunState) -> bool:
         evaluated = self._experiment.training.evaluates(round)
-        return not evaluated or state.closed > round or state.phase in ("finished", "failed") or self.scored(round)
+        return not evaluated or state.phase in ("finished", "failed") or self.scored(round)
 
     def _line(self, round: int) -> None:
         kept = self._ledger.round(round)

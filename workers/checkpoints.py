@@ -27,6 +27,9 @@ class Checkpoints:
         self._largest = context.settings.largest_message(context.network)
         self._started = time.monotonic()
         self._settling: deque[tuple[float, StreamRecord]] = deque()  # in the store, and from when on it lasts there
+        window = context.settings.transport.store_loss_window
+        if window:  # of what is taken up, the last may have been written just now
+            self._settling.append((self._started + window, position.record()))
         self._closed = False
 
     @property

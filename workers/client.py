@@ -1,7 +1,7 @@
 """The client: trains its half on its own data, publishes features, and never waits for a gradient."""
 
 import threading
-from collections.abc import Iterable
+import time
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -11,7 +11,6 @@ from broker.events import Emit, FeaturesPublished, Waiting
 from broker.mailbox import Mailbox
 from broker.messages import Acknowledgement, Activations, EndOfRound, Join, Message, Prediction, Refusal, Score, Target, Welcome
 from broker.transport import Transport
-from learning.data import evaluation_batches
 from learning.errors import LearningError, SettingsError, TensorError
 from learning.halves import ClientHalf, Step
 from learning.layers import build_network
@@ -128,6 +127,7 @@ class ClientWorker:
         if known != welcome.incarnation:
             self._state.begin(welcome.first_round)
         crash_point(Between.IDENTITY_AND_DATA)
+        self._link.start(welcome.incarnation, settings.transport.heartbeat_interval)  # reading its data may take long
         self._prepare(welcome, settings)
         self._link.handlers = {
             Target: self._hear,
@@ -135,15 +135,26 @@ class ClientWorker:
             Prediction: self._evaluator.answered,
             Refusal: self._hear,
         }
-        self._link.start(welcome.incarnation, settings.transport.heartbeat_interval)
-        self._start(max(self._first_round, self._first_target().closed + 1))
+        target = self._first_target()
+        if target is None:
+            self._join_again(self._given_up)
+        else:
+            self._start(max(self._first_round, target.closed + 1))
 
-    def _first_target(self) -> Target:
-        while self._heard.target is None and not self._stop.is_set():
+    def _first_target(self) -> Target | None:
+        """Wait for the coordinator's first word; None: it has given this client up."""
+        while self._heard.target is None:
+            if self._given_up:
+                return None
+            if self._stop.is_set():
+                raise Stopped
             self._mailbox.handle(WAIT_SECONDS)
-        if self._heard.target is None:
-            raise Stopped
         return self._heard.target
+
+    def _join_again(self, why: str, lost: str = "") -> None:
+        self._emit(Waiting(role=self._id, what=f"the next round to take part again: {why}"))
+        crash_point(Between.REFUSAL_AND_REJOIN)
+        self._join(lost)
 
     def _prepare(self, welcome: Welcome, settings: RunSettings) -> None:
         self._settings = settings
@@ -194,9 +205,7 @@ class ClientWorker:
         except _Rewind:
             self._go_back()
         except _Rejoin:
-            self._emit(Waiting(role=self._id, what=f"the next round to take part again: {self._given_up}"))
-            crash_point(Between.REFUSAL_AND_REJOIN)
-            self._join()
+            self._join_again(self._given_up)
 
     def _go_back(self) -> None:
         position, self._rewind = self._rewind or (0, 0), None
@@ -205,8 +214,7 @@ class ClientWorker:
         try:
             self._restore(position[0])
         except _Lost as error:
-            self._emit(Waiting(role=self._id, what=f"the next round to take part again: {error}"))
-            self._join(lost=str(error))
+            self._join_again(str(error), lost=str(error))
         else:
             self._publisher.rewind(position)
 
@@ -216,13 +224,11 @@ class ClientWorker:
         return due and target.recorded < closed and closed not in self._scores
 
     def _evaluate(self, round: int) -> None:
-        settings = self._settings
-        whole = round == settings.training.rounds
-        batches: Iterable[tuple[torch.Tensor, torch.Tensor]] = ()
-        if self._dataset.test is not None:
-            size = self._evaluator.batch_size(self._network.feature_shape(self._cut))
-            batches = evaluation_batches(self._dataset, settings.data, settings.training.seed, size, whole)
-        self._scores[round] = self._evaluator.score(self._half, batches, round)
+        try:
+            self._scores[round] = self._evaluator.score(self._half, self._dataset, self._network.feature_shape(self._cut), round)
+        except TensorError:  # perhaps given up meanwhile, and what it asks for is not kept any more: it will be told
+            self._wait(2 * self._settings.transport.heartbeat_interval)
+            raise
         crash_point(Between.SCORE_AND_REPORT)
         self._scores = dict(sorted(self._scores.items())[-SCORES_KEPT:])
         self._report(now=True)
@@ -275,6 +281,11 @@ class ClientWorker:
                 client=self._id, round=round, sequence=sequence, samples=step.samples, bytes=size, loss=step.loss, clamped=clamped
             )
         )
+
+    def _wait(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            self._turn(left)
 
     def _turn(self, timeout: float) -> None:
         """Hear what has come in. Raises Stopped or _Rewind where that ends what is being done."""

@@ -12,6 +12,7 @@ from broker import topology
 from broker.codec import encode
 from broker.messages import ITEM_SIZES, InferenceRequest, Message, Prediction, Score
 from broker.transport import Settled, Transport
+from learning.data import Dataset, evaluation_batches
 from learning.errors import TensorError
 from learning.halves import ClientHalf
 from workers.features import from_wire, to_wire
@@ -39,8 +40,7 @@ class Evaluator:
         self._transport = transport
         self._queue = topology.inference(settings.run, settings.transport).name
         self._client = client
-        self._dtype = settings.wire_dtype
-        self._limit = settings.transport.message_limit
+        self._settings = settings
         self._turn = turn
         self._retry = settings.transport.inference_ttl
         self._asked: dict[str, _Asked] = {}
@@ -48,20 +48,16 @@ class Evaluator:
         self._answered = 0
         self._error = ""
 
-    def batch_size(self, feature_shape: tuple[int, ...]) -> int:
-        """Return how many samples of features go into one request."""
-        size = math.prod(feature_shape) * ITEM_SIZES[self._dtype]
-        return max(1, min(BATCH, (self._limit - 4096) // size))
+    def score(self, half: ClientHalf, dataset: Dataset, feature_shape: tuple[int, ...], version: int) -> Score:
+        """Return a client's score after a round, over the test split; waits until every batch is answered.
 
-    def score(self, half: ClientHalf, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], version: int) -> Score:
-        """Return a client's score after a round; waits until every batch is answered.
-
-        Raises TensorError if a server worker cannot answer, and what ``turn`` raises.
+        feature_shape: of one sample at the client's cut. Raises TensorError if a server worker cannot answer, and what ``turn``
+        raises.
         """
         self._asked.clear()
         self._correct = self._answered = 0
         samples = correct = 0
-        for images, labels in batches:
+        for images, labels in self._batches(dataset, feature_shape, version):
             logits, features = half.evaluate(images)
             samples += len(labels)
             correct += int((logits.argmax(dim=1) == labels).sum())
@@ -91,8 +87,17 @@ class Evaluator:
         except (TensorError, RuntimeError, IndexError) as error:
             self._error = f"an answer that does not fit its request: {error}"
 
+    def _batches(self, dataset: Dataset, feature_shape: tuple[int, ...], round: int) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
+        """Return the test split, if there is one, in batches that fit a request: all of it after the last round."""
+        if dataset.test is None:
+            return ()
+        size = math.prod(feature_shape) * ITEM_SIZES[self._settings.wire_dtype]
+        most = max(1, min(BATCH, (self._settings.transport.message_limit - 4096) // size))
+        training = self._settings.training
+        return evaluation_batches(dataset, self._settings.data, training.seed, most, round == training.rounds)
+
     def _ask(self, features: torch.Tensor, labels: torch.Tensor, cut: int, version: int) -> None:
-        wire, _ = to_wire(features, self._dtype)
+        wire, _ = to_wire(features, self._settings.wire_dtype)
         request = secrets.token_hex(8)
         body = encode(InferenceRequest(client=self._client, request=request, version=version, cut=cut, features=wire))
         self._asked[request] = _Asked(body, labels, 0.0)

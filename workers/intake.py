@@ -26,6 +26,7 @@ class _Parked:
 class Intake:
     """Orders one client's frames by sequence. Redelivery order is not trusted.
 
+    durable: the sequence before which everything lasts, where that is not the one expected.
     refuse: called with what cannot be placed at all; it must end in ``may_count`` and ``ack_refused``. again: called with every
     sequence that comes again, before it is settled; returns whether it is of use, else it is a duplicate. prefetch: deliveries
     that the subscription hands out unacknowledged; a message of more parts would never be complete. limit: bytes of the largest
@@ -40,6 +41,7 @@ class Intake:
         refuse: Refuse,
         again: Again,
         *,
+        durable: int | None = None,
         prefetch: int = MAX_FRAMES,
         limit: int = 32 * MIB,
     ) -> None:
@@ -48,7 +50,7 @@ class Intake:
         self._duplicates = 0
         self.subscription: Subscription | None = None
         self._round = round
-        self._durable = expected
+        self._durable = expected if durable is None else durable
         self._refuse = refuse
         self._again = again
         self._prefetch = prefetch
@@ -156,10 +158,11 @@ class Intake:
     def close(self) -> None:
         """Stop consuming: what is not acknowledged comes again, to whoever consumes next."""
         self._generation += 1
-        if self.subscription is not None:
-            self.subscription.close()
+        self._over = True  # also for what a channel that was opened meanwhile has delivered
         for kept in (self._parked, self._held, self._later):  # megabytes, which a cycle of references may outlive
             kept.clear()
+        if self.subscription is not None:
+            self.subscription.close()
 
     def _place(self, delivery: Delivery) -> None:
         if len(delivery.body) > self._limit:

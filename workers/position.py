@@ -12,13 +12,14 @@ from workers.features import FIRST_DIGEST
 class Position:
     """A stream's progress by client; ``record`` is what a checkpoint writes of it."""
 
-    def __init__(self, plan: StreamPlan, record: StreamRecord) -> None:
+    def __init__(self, plan: StreamPlan, record: StreamRecord, *, lasts: bool = True) -> None:
+        """Take the stream up. lasts: whether the store cannot lose the record any more, which another may just have written."""
         self._record = record
         self._clients = {
             client.id: record.clients.get(client.id) or ClientProgress(incarnation=client.incarnation, cut=client.cut)
             for client in plan.clients
         }
-        self._durable = {client: progress.sequence for client, progress in self._clients.items()}
+        self._durable = {client: progress.sequence if lasts else 0 for client, progress in self._clients.items()}
         self._halves = dict(record.halves)
         self.unsaved = False
 

@@ -123,6 +123,9 @@ class Saver:
         """Take the outcome of a checkpoint; raise what it raised, LeaseLost or another StoreError."""
         if future is self._future:
             self._future = None
+        error = future.exception()
+        if error is not None:
+            raise error.with_traceback(None)  # whose frames hold the replica, for as long as the future is held
         return future.result()
 
     def commit(self, half: ServerHalf, record: StreamRecord) -> StreamRecord:

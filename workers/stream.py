@@ -44,7 +44,8 @@ class StreamWorker:
         self._context = context
         self._inference = inference
         self._plan = plan
-        self._position = Position(plan, claim.kept.record.model_copy(update={"worker": context.name}))
+        lasts = context.settings.transport.store_loss_window == 0
+        self._position = Position(plan, claim.kept.record.model_copy(update={"worker": context.name}), lasts=lasts)
         self._checkpoints = Checkpoints(context, self._position, claim)
         self._round = claim.kept.record.round
         self._start = start
@@ -81,7 +82,17 @@ class StreamWorker:
             self._checkpoint(savepoint=True)
         refusals = self._refusals = Refusals(client, self._position, context.dead, self._take_late)
         prefetch, limit = context.settings.prefetch(context.network), context.settings.transport.message_limit
-        intake = Intake(client, self._round, progress.sequence, refusals.unplaced, refusals.again, prefetch=prefetch, limit=limit)
+        durable = self._position.durable(client.id)
+        intake = Intake(
+            client,
+            self._round,
+            progress.sequence,
+            refusals.unplaced,
+            refusals.again,
+            durable=durable,
+            prefetch=prefetch,
+            limit=limit,
+        )
         queue = topology.activations(context.settings.run, client.id, context.settings.transport)
         context.transport.declare(queue)
         self._intake, self._clogged = intake, False
@@ -112,7 +123,7 @@ class StreamWorker:
         self._refusals.turn(intake)
         frames = intake.next()
         if frames is not None:
-            self._arrived = time.monotonic()
+            self._arrived, self._leaving = time.monotonic(), False
             self._take_effect(client, intake, frames)
         elif self._position.of(client.id).tallies.refused > context.settings.transport.refused_limit:
             self._close(client, "too many of its messages were refused")

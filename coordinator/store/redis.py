@@ -256,7 +256,10 @@ class RedisStore:
                 fault = _translated(error, self._where)
             delay = min(_LONGEST_DELAY, _FIRST_DELAY * 2**attempt) * self._jitter.uniform(0.5, 1.0)
             if not isinstance(fault, StoreUnavailable) or time.monotonic() + delay > deadline:
-                raise fault
+                try:
+                    raise fault
+                finally:
+                    del fault  # or its traceback, this frame and it keep each other, and whatever the callers hold
             self._closed.wait(delay)
         raise StoreUnavailable(f"the connection to {self._where} was closed")
 

@@ -1,9 +1,12 @@
 """What only a store behind a network can do wrong: lost replies, interrupted uploads, servers that are gone, full or not ours."""
 
+import gc
 import os
 import socket
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -55,6 +58,29 @@ class TestLostReplies:
         assert lease.epoch == 1
         assert store.renew(lease)
         behind.close()
+
+
+def test_a_failure_leaves_nothing_to_the_garbage_collector(store: RedisStore, proxy: Proxy, run_name: str) -> None:
+    behind = RedisStore(proxy.url, run_name, timeout=0.5)
+    assert behind.scopes() == []
+    proxy.cut(stay_down=True)
+    held: list[weakref.ref[object]] = []
+
+    class Replica:
+        """What is being saved: megabytes."""
+
+    def save(replica: Replica) -> None:
+        held.append(weakref.ref(replica))
+        behind.put_blobs("s", [b"its bytes"])
+
+    gc.disable()
+    try:
+        with suppress(StoreUnavailable):
+            save(Replica())
+        assert held[0]() is None
+    finally:
+        gc.enable()
+    behind.close()
 
 
 class TestInterruptedPut:

@@ -216,6 +216,16 @@ def test_a_duplicate_of_what_is_not_durable_is_held(queue: Queue) -> None:
     assert len(queue.acked) == 2
 
 
+def test_what_another_worker_trained_is_held_until_the_store_cannot_lose_it(queue: Queue) -> None:
+    intake = Intake(CLIENT, ROUND, 2, lambda *_: None, lambda *_: False, durable=0)
+    intake.subscription = queue
+    receive(intake, queue, frame(0), frame(1))
+    assert intake.take_duplicates() == 2
+    assert queue.acked == []
+    intake.settle(2)
+    assert len(queue.acked) == 2
+
+
 def test_a_refused_sequence_waits_for_its_dead_letter(queue: Queue) -> None:
     intake, _ = intake_on(queue)
     receive(intake, queue, frame(0), frame(1))
@@ -269,3 +279,8 @@ def test_what_is_closed_holds_no_message(queue: Queue) -> None:
     assert all(delivery() is not None for delivery in held)
     intake.close()
     assert all(delivery() is None for delivery in held)
+    late = Watched("queue", encode(frame(1)), 9, queue.generation + 1, False)  # of a channel opened before it was closed
+    held.append(weakref.ref(late))
+    intake.receive(late)
+    del late
+    assert held[-1]() is None
