@@ -31,7 +31,7 @@ ONE_CLIENT = (
     "clients.cuts=[3]",
     f"training.batch_size={BATCH}",
     "training.rounds=1",
-    "transport.starved_seconds=0.3",
+    "transport.starved_seconds=1",  # times five is longer than a store may lose its last writes
     "transport.run_ahead_bytes=50000",  # of 100,000: the client waits for the servers in the midst of its round
     "data.train_limit=96",
 )
