@@ -70,7 +70,7 @@ def test_a_client_that_takes_long_to_read_its_data_is_waited_for(deploy: Deploy)
     deployment = deploy(*THREE[:4], "training.rounds=1", "transport.heartbeat_timeout=4")
     coordinator, server = deployment.coordinator(), deployment.server()
     clients = {name: deployment.client(name) for name in ("client-01", "client-03")}
-    clients[GONE] = deployment.client(GONE, data="tests.end_to_end.slow_data:digits")  # twice the timeout
+    clients[GONE] = deployment.client(GONE, data="tests.end_to_end.other_data:slow")  # twice the timeout
     for node in (coordinator, server, *clients.values()):
         assert node.wait() == 0, node.text()
     assert summary(deployment.output)["dropouts"] == []

@@ -19,7 +19,7 @@ from tests.end_to_end.conftest import Deploy, Undisturbed
 from tests.end_to_end.harness import Event, final_layers, summary
 
 SMALL = ("clients.count=3", "data.train_limit=240", "data.partition=iid")  # five batches a client and round
-# The client at cut 3 may be three batches ahead, and the servers save when nothing has come for a second: it waits for
+# The client at cut 3 may be three batches ahead, and the servers save when nothing has come for two seconds: it waits for
 # that in mid-round, with two batches and the marker still to come. The bits do not depend on any of this.
 PACED = ("transport.run_ahead_bytes=51000", "transport.starved_seconds=2", "transport.lease_seconds=3")
 

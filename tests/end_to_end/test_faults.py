@@ -22,7 +22,7 @@ from tests.end_to_end.harness import Deployment, Event, Node, summary
 from tests.proxy import proxied
 
 SMALL = ("clients.count=3", "data.train_limit=240", "data.partition=iid")  # five batches a client and round
-# A client at cut 3 may be three batches ahead: then it waits for a checkpoint, which comes when nothing has come for a second.
+# A client at cut 3 may be three batches ahead: then it waits for a checkpoint, which comes after two silent seconds.
 PACED = (
     "transport.run_ahead_bytes=51000",
     "transport.starved_seconds=2",
