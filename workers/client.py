@@ -4,24 +4,20 @@ import threading
 import time
 from contextlib import AbstractContextManager, nullcontext
 
-import torch
-
 from broker.crash_points import Between, crash_point
-from broker.events import Emit, FeaturesPublished, Waiting
+from broker.events import Emit, Waiting
 from broker.mailbox import Mailbox
-from broker.messages import Acknowledgement, Activations, EndOfRound, Join, Message, Prediction, Refusal, Score, Target, Welcome
+from broker.messages import Acknowledgement, Join, Message, Prediction, Refusal, Score, Target, Welcome
 from broker.transport import Transport
-from learning.errors import LearningError, SettingsError, TensorError
-from learning.halves import ClientHalf, Step
+from learning.errors import SettingsError, TensorError
 from learning.layers import build_network
-from learning.tensors import pack
 from workers.aim import Aim
 from workers.client_data import LocalNames, load_client_data, local_settings
-from workers.client_state import ClientState, Counters, Identity
+from workers.client_state import ClientState, Identity
 from workers.context import Stopped
 from workers.evaluation import Evaluator
-from workers.features import FIRST_DIGEST, next_digest, to_wire
 from workers.link import Link
+from workers.local_training import LocalTraining, Lost
 from workers.publisher import Publisher
 from workers.run_settings import RunSettings
 
@@ -35,10 +31,6 @@ class _Rejoin(Exception):
 
 class _Rewind(Exception):
     """The servers ask for something again: start from the snapshot of that round."""
-
-
-class _Lost(Exception):
-    """Nothing is left from which a round could be computed again: this incarnation cannot go on."""
 
 
 class ClientWorker:
@@ -74,7 +66,6 @@ class ClientWorker:
         self._rewind: tuple[int, int] | None = None
         self._given_up = ""
         self._incarnation = 0  # not admitted yet
-        self._counters = Counters()
         self._scores: dict[int, Score] = {}
 
     def stop(self) -> None:
@@ -106,7 +97,6 @@ class ClientWorker:
         lost: why the incarnation there is cannot go on, where it cannot.
         """
         self._given_up, self._rewind, self._heard = "", None, Aim(self._link.number)
-        self._round = 0  # none yet
         identity = self._state.of(self._run_name, self._id, self._cut)
         known = identity.incarnation if identity else self._incarnation or None
         message = Join(
@@ -159,32 +149,20 @@ class ClientWorker:
     def _prepare(self, welcome: Welcome, settings: RunSettings) -> None:
         self._settings = settings
         self._incarnation = welcome.incarnation
-        self._dataset, self._data = load_client_data(settings, welcome)
+        self._dataset, data = load_client_data(settings, welcome)
         self._network = build_network(settings.model, tuple(welcome.sample_shape), welcome.classes, settings.training.seed)
         self._first_round = welcome.first_round
         self._publisher = Publisher(self._transport, settings, self._id, welcome.incarnation, self._mailbox, self._turn, self._emit)
+        self._training = LocalTraining(
+            settings, welcome, self._network, self._cut, data, self._state, self._publisher, self._link, self._slot, self._emit
+        )
         self._evaluator = Evaluator(self._transport, settings, self._id, self._turn)
 
     def _start(self, round: int) -> None:
-        """Begin with a round, or with the earliest that is left: what came before is in the broker, or is asked for."""
-        earliest = self._state.first()
-        if earliest is not None:
-            self._restore(max(round, earliest))
-        elif round == self._first_round:
-            self._half, self._counters, self._round = self._new_half(), Counters(), round
-        else:
-            self._join(lost=_missing(round))
-
-    def _restore(self, round: int) -> None:
-        """Go back to the last snapshot at or before a round; what comes between is computed again. Raises _Lost."""
-        half = self._new_half()
-        found = self._state.restore(round, half)
-        if found is None:
-            raise _Lost(_missing(round))
-        self._half, self._round, self._counters = half, max(found[0], self._first_round), found[1]
-
-    def _new_half(self) -> ClientHalf:
-        return ClientHalf(self._network, self._cut, self._settings.training)
+        try:
+            self._training.start(round)
+        except Lost as error:
+            self._join(lost=str(error))
 
     def _finished(self) -> bool:
         return self._heard.target is not None and self._heard.target.finished
@@ -196,10 +174,8 @@ class ClientWorker:
         try:
             if self._to_evaluate(target):
                 self._evaluate(target.closed)
-            elif self._round <= target.round:
-                self._train(self._round)
-                crash_point(Between.MARKER_AND_NEXT_ROUND)
-                self._round += 1
+            elif self._training.round <= target.round:
+                self._training.train()
             else:
                 self._turn(WAIT_SECONDS)
         except _Rewind:
@@ -212,20 +188,22 @@ class ClientWorker:
         self._publisher.discard()
         crash_point(Between.DISCARD_AND_RESTORE)
         try:
-            self._restore(position[0])
-        except _Lost as error:
+            self._training.restore(position[0])
+        except Lost as error:
             self._join_again(str(error), lost=str(error))
         else:
             self._publisher.rewind(position)
 
     def _to_evaluate(self, target: Target) -> bool:
         closed = target.closed
-        due = self._settings.training.evaluates(closed) and self._round == closed + 1 and closed >= self._first_round
+        due = self._settings.training.evaluates(closed) and self._training.round == closed + 1 and closed >= self._first_round
         return due and target.recorded < closed and closed not in self._scores
 
     def _evaluate(self, round: int) -> None:
         try:
-            self._scores[round] = self._evaluator.score(self._half, self._dataset, self._network.feature_shape(self._cut), round)
+            self._scores[round] = self._evaluator.score(
+                self._training.half, self._dataset, self._network.feature_shape(self._cut), round
+            )
         except TensorError:  # perhaps given up meanwhile, and what it asks for is not kept any more: it will be told
             self._wait(2 * self._settings.transport.heartbeat_interval)
             raise
@@ -236,51 +214,6 @@ class ClientWorker:
     def _report(self, *, now: bool = False) -> None:
         recorded = self._heard.target.recorded if self._heard.target else 0
         self._link.update(scores=tuple(score for scored, score in self._scores.items() if scored > recorded), now=now)
-
-    def _train(self, round: int) -> None:
-        self._state.save(round, self._half, self._counters)
-        crash_point(Between.SNAPSHOT_AND_STEP)
-        self._half.begin_round(round)
-        digest, loss_sum, samples = FIRST_DIGEST, 0.0, 0
-        for sequence in range(self._data.batches_in_round()):
-            images, labels = self._data.batch(round, sequence)
-            with self._slot:
-                step, features = self._step(images, labels, round, sequence)
-            crash_point(Between.STEP_AND_PUBLISH)
-            wire, clamped = to_wire(features, self._settings.wire_dtype)
-            label_wire, _ = to_wire(labels, "int64")
-            message = Activations.model_construct(cut=self._cut, digest=digest, features=wire, labels=label_wire)
-            digest = next_digest(digest, wire, label_wire)
-            size = self._publisher.publish(round, sequence, message)
-            crash_point(Between.PUBLISH_AND_CONFIRM)
-            loss_sum, samples = loss_sum + step.loss * step.samples, samples + step.samples
-            self._count(round, step, size, clamped, sequence, loss_sum / samples)
-        crash_point(Between.LAST_BATCH_AND_MARKER)
-        half = pack(self._half.state()) if round == self._settings.training.rounds else None
-        mean = loss_sum / max(samples, 1)
-        marker = EndOfRound(digest=digest, samples=samples, loss=mean, dropped_samples=self._data.dropped_in_round(), half=half)
-        batches = max(self._data.batches_in_round(), self._publisher.durable(round))  # that were, if its data has become less
-        self._publisher.publish(round, batches, marker)
-
-    def _step(self, images: torch.Tensor, labels: torch.Tensor, round: int, sequence: int) -> tuple[Step, torch.Tensor]:
-        try:
-            return self._half.step(images, labels, (self._id, round, sequence))
-        except TensorError as error:
-            rate = self._settings.training.client.lr
-            raise LearningError(
-                f"client {self._id} diverges in round {round}, batch {sequence}: {error}; "
-                f"lower training.client.lr, now {rate:g}, or look at its data"
-            ) from None
-
-    def _count(self, round: int, step: Step, size: int, clamped: int, sequence: int, loss: float) -> None:
-        self._counters = Counters(self._counters.samples + step.samples, self._counters.bytes + size)
-        confirmed = self._publisher.confirmed(round)
-        self._link.update(round=round, confirmed=confirmed, samples=self._counters.samples, bytes=self._counters.bytes, loss=loss)
-        self._emit(
-            FeaturesPublished(
-                client=self._id, round=round, sequence=sequence, samples=step.samples, bytes=size, loss=step.loss, clamped=clamped
-            )
-        )
 
     def _wait(self, seconds: float) -> None:
         until = time.monotonic() + seconds
@@ -312,7 +245,7 @@ class ClientWorker:
     def _is_lost(self, position: tuple[int, int]) -> bool:
         """Return whether what a worker waits for was sent, or should have been, and is not on its way any more."""
         closed = self._heard.target.closed if self._heard.target else 0
-        return closed < position[0] and self._publisher.lacks(position, ended=position[0] < self._round)
+        return closed < position[0] and self._publisher.lacks(position, ended=position[0] < self._training.round)
 
     def _aim(self, message: Target) -> None:
         if message.incarnation > self._incarnation:
@@ -329,7 +262,3 @@ class ClientWorker:
         self._publisher.now_durable((target.closed + 1, 0))
         self._state.forget(target.closed)
         self._report()
-
-
-def _missing(round: int) -> str:
-    return f"its state does not reach back to round {round}"
