@@ -21,7 +21,6 @@ class Between(Enum):
     REFUSAL_AND_LETTER = "the position has passed a refused message / its dead letter is sent"
     LETTER_AND_CONFIRM = "a dead letter is sent / the broker has confirmed it"
     CONFIRM_AND_REFUSAL_ACK = "a dead letter is safe / the refused message is acknowledged or a checkpoint has its hole"
-    HALF_AND_MARKER = "a client's half is in the store / the position has passed the marker that brought it"
     CLIENT_AND_NEXT_CLIENT = "a stream's client has ended / the next one's queue is consumed"
     COMMIT_BLOBS_AND_POINTER = "a commit's blobs are in the store / the stream's document points to them"
     COMMIT_AND_ACKNOWLEDGEMENT = "a stream is committed / its clients are told"

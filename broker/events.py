@@ -159,6 +159,16 @@ class StreamLost(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClientRoundEnded(Event):
+    """A worker has ended a client's round before its marker."""
+
+    client: str
+    round: int
+    kept: bool  # whether what came before counts
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class MessageRefused(Event):
     """A message became a dead letter."""
 

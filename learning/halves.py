@@ -70,6 +70,11 @@ class Half:
         """Give one module its state; raise TensorError if it does not fit."""
         load_into(self.modules[name], state, name)
 
+    def is_finite(self) -> bool:
+        """Return whether all parameters, buffers and optimizer state are finite: nothing good comes of a replica that is not."""
+        tensors = [*self.modules.state_dict().values(), *self.optimizer_state().values()]
+        return all(bool(tensor.isfinite().all()) for tensor in tensors)
+
     def _arithmetic(self) -> AbstractContextManager[object]:
         if self._training.precision == "bfloat16":
             return torch.autocast(self.device.type, dtype=torch.bfloat16)

@@ -78,6 +78,12 @@ def _(event: events.StreamLost) -> str:
 
 
 @line.register
+def _(event: events.ClientRoundEnded) -> str:
+    what = "what came before counts" if event.kept else "nothing of it counts"
+    return f"round {event.round} of {event.client} ended early, {what}: {event.reason}"
+
+
+@line.register
 def _(event: events.MessageRefused) -> str:
     return f"refused a message in {event.queue}: {event.reason}"
 

@@ -1,17 +1,25 @@
 """Checks of what arrives at a server worker, before anything is computed with it."""
 
-import math
-
 import torch
 
-from broker.messages import ITEM_SIZES, Activations, EndOfRound, WireTensor
+from broker.messages import Activations, EndOfRound, WireTensor
 from learning.errors import TensorError
 from learning.layers import Network
 from learning.settings import TrainingSettings
 from learning.tensors import load_into, unpack
 from workers.features import from_wire
+from workers.intake import Bounds
+from workers.run_settings import ENVELOPE_BYTES, RunSettings
 
-_ENVELOPE_BYTES = 4096  # that a message has beside its tensors
+
+def bounds(settings: RunSettings, network: Network, cut: int, round: int) -> Bounds:
+    """Return what an intake holds of a client with a cut in a round."""
+    return Bounds(
+        prefetch=settings.prefetch(network),
+        limit=settings.transport.message_limit,
+        batch=settings.frame_bytes(network),
+        marker=_half_bytes(network, cut) if round == settings.training.rounds else 0,
+    )
 
 
 def check_features(features: WireTensor, cut: int, network: Network) -> None:
@@ -23,17 +31,9 @@ def check_features(features: WireTensor, cut: int, network: Network) -> None:
         raise TensorError("features are int64, expected floats")
 
 
-def most_bytes(network: Network, cut: int, batch_size: int) -> int:
-    """Return the bytes of the largest batch of a client, in any wire dtype."""
-    return batch_size * (math.prod(network.feature_shape(cut)) * 4 + ITEM_SIZES["int64"]) + _ENVELOPE_BYTES
-
-
-def check_size(size: int, cut: int, network: Network, training: TrainingSettings) -> None:
+def check_size(size: int, cut: int, network: Network, settings: RunSettings) -> None:
     """Raise TensorError if a message has more bytes than a batch at a cut, or than a marker with the client's half, can have."""
-    if size <= most_bytes(network, cut, training.batch_size):
-        return
-    half = sum(tensor.nbytes + _ENVELOPE_BYTES for tensor in _client_half(network, cut).state_dict().values())
-    if size > half:
+    if size > settings.batch_bytes(network, cut) and size > _half_bytes(network, cut):
         raise TensorError(f"{size} bytes, more than a batch or a client's half has at cut {cut}")
 
 
@@ -68,6 +68,10 @@ def check_marker(message: EndOfRound, sequence: int, cut: int, network: Network,
 def check_half(data: bytes, network: Network, cut: int) -> None:
     """Raise TensorError unless bytes are a client's layers 1..cut and exit, all values finite."""
     load_into(_client_half(network, cut), unpack(data), "client half")
+
+
+def _half_bytes(network: Network, cut: int) -> int:
+    return sum(tensor.nbytes + ENVELOPE_BYTES for tensor in _client_half(network, cut).state_dict().values())
 
 
 def _client_half(network: Network, cut: int) -> torch.nn.ModuleDict:

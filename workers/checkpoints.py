@@ -1,35 +1,42 @@
-"""When a stream's position and replica are saved, and when the store cannot lose them any more."""
+"""A stream's replica and position between store and memory: when they are saved, and when the store cannot lose them."""
 
 import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
 
+from coordinator.store.interface import BlobRef
 from coordinator.store.ledger import Claim
-from coordinator.store.records import StreamRecord
+from coordinator.store.records import StreamRecord, VersionRecord, stream_key
 from learning.halves import ServerHalf
 from workers.context import WorkerContext
 from workers.intake import Intake
 from workers.position import Position
-from workers.replica import Saver
+from workers.replica import Saver, load_replica
 
 SAVING_SHARE = 0.03  # of the time may go into checkpoints that only silence asks for
 
 
 class Checkpoints:
-    """The checkpoints of one stream: one at a time, written while training goes on."""
+    """The checkpoints of one stream: one at a time, written while training goes on.
 
-    def __init__(self, context: WorkerContext, position: Position, claim: Claim) -> None:
+    start: the version that the round starts from.
+    """
+
+    def __init__(self, context: WorkerContext, position: Position, claim: Claim, start: VersionRecord) -> None:
         self._context = context
         self._position = position
+        self._start = start
         self._saver = Saver(context.ledger, claim, context.cache, context.emit)
         self._prefetch = context.settings.prefetch(context.network)
         self._largest = context.settings.largest_message(context.network)
         self._started = time.monotonic()
+        self._attached: dict[BlobRef, bytes] = {}  # that go into the store with the next one
         self._settling: deque[tuple[float, StreamRecord]] = deque()  # in the store, and from when on it lasts there
-        window = context.settings.transport.store_loss_window
-        if window:  # of what is taken up, the last may have been written just now
-            self._settling.append((self._started + window, position.record()))
+        if self._window:  # of what is taken up, the last may have been written just now
+            self._settling.append((self._started + self._window, position.record()))
+        else:
+            position.now_durable(position.record())
         self._closed = False
 
     @property
@@ -42,6 +49,33 @@ class Checkpoints:
         """The stream as it was last written."""
         return self._saver.record
 
+    @property
+    def _window(self) -> float:
+        return self._context.settings.transport.store_loss_window
+
+    def load(self) -> ServerHalf:
+        """Return the replica as of the last checkpoint, or as the round starts. Raises what ``load_replica`` raises."""
+        return self._load(self._position.record())
+
+    def mark(self, half: ServerHalf) -> None:
+        """Keep the replica as what a client's round may be undone to; it is written with the next checkpoint."""
+        self._saver.mark(half)
+
+    def undo(self) -> ServerHalf:
+        """Return the replica as it was marked last, or as the round starts. Raises what ``load_replica`` raises."""
+        marked = self._saver.marked
+        if marked is not None:
+            return marked.replica(self._context.network, self._context.settings.training, self.record.round)
+        point = self.record.savepoint
+        replica = {"layers": point.layers, "optimizer": point.optimizer} if point else {"layers": {}, "optimizer": None}
+        return self._load(self._position.record().model_copy(update=replica))
+
+    def attach(self, blob: bytes) -> BlobRef:
+        """Let the next checkpoint put a blob into the store too; return its name there."""
+        ref = BlobRef.of(stream_key(self.record.round, self.record.stream), blob)
+        self._attached[ref] = blob
+        return ref
+
     def is_due(self, intake: Intake, silent: float, *, wanted: bool) -> bool:
         """Return whether to start one now. silent: seconds since a batch came. wanted: somebody waits for it."""
         settings = self._context.settings.transport
@@ -51,22 +85,25 @@ class Checkpoints:
         since = time.monotonic() - self._started
         return (
             wanted
+            or self.is_full
             or intake.unsettled_bytes > most
             or intake.unsettled >= self._prefetch // 2
             or since >= settings.checkpoint_seconds
             or (silent >= settings.starved_seconds and since * SAVING_SHARE >= self._saver.seconds)
         )
 
-    def start(self, half: ServerHalf, *, savepoint: bool = False) -> None:
-        """Begin to write the position and the replica. savepoint: it is also what a client's round may be undone to."""
-        record = self._position.record()
-        self._position.unsaved = False
-        self._started = time.monotonic()
+    @property
+    def is_full(self) -> bool:
+        """Whether so much is attached that it has to be written."""
+        return sum(map(len, self._attached.values())) > self._context.settings.transport.held_bytes // 2
 
-        def done(future: "Future[StreamRecord]") -> None:
-            self._context.mailbox.post(lambda: self._saved(future))
+    def start(self, half: ServerHalf) -> None:
+        """Begin to write the position and the replica."""
+        self._write(half, self._position.record())
 
-        self._saver.start(half, record, done, savepoint=savepoint)
+    def commit(self, half: ServerHalf) -> None:
+        """Begin to write the last one, when none is being written."""
+        self._write(half, self._position.record(status="committed"))
 
     def settled(self) -> Iterator[StreamRecord]:
         """Yield what has been in the store for so long that the store cannot lose it, and is there still."""
@@ -75,17 +112,12 @@ class Checkpoints:
             self._position.now_durable(record)
             yield record
 
-    def commit(self, half: ServerHalf) -> float:
-        """Write the last one and wait for that; return the time of ``time.monotonic`` from which on it may last."""
-        self._saver.commit(half, self._position.record(status="committed"))
-        return time.monotonic() + self._context.settings.transport.store_loss_window
-
-    def lasts(self, due: float) -> bool:
-        """Return whether a commit lasts; the store is asked again when it is time."""
-        if self._safe_until() >= due:
-            self._position.now_durable(self.record)
-            return True
-        if time.monotonic() >= due:
+    def committed(self) -> bool:
+        """Return whether the commit is written and lasts; the store is asked again when it is time."""
+        for record in self.settled():
+            if record.status == "committed":
+                return True
+        if self._settling and time.monotonic() >= self._settling[0][0]:
             self._context.keeper.look()
         return False
 
@@ -94,12 +126,26 @@ class Checkpoints:
         self._closed = True
         self._saver.close()
 
+    def _load(self, record: StreamRecord) -> ServerHalf:
+        context = self._context
+        return load_replica(context.network, context.settings.training, context.ledger, self._start, record, context.cache)
+
+    def _write(self, half: ServerHalf, record: StreamRecord) -> None:
+        self._position.unsaved = False
+        self._started = time.monotonic()
+        attached, self._attached = self._attached, {}
+
+        def done(future: "Future[StreamRecord]") -> None:
+            self._context.mailbox.post(lambda: self._saved(future))
+
+        self._saver.start(half, record, list(attached.values()), done)
+
     def _saved(self, future: "Future[StreamRecord]") -> None:
         if self._closed:  # the saver ended after the stream did
             return
         record = self._saver.finish(future)
-        self._settling.append((time.monotonic() + self._context.settings.transport.store_loss_window, record))
+        self._settling.append((time.monotonic() + self._window, record))
 
     def _safe_until(self) -> float:
         """Return up to when nothing is lost; the lease, held still, says that the store was not started again."""
-        return self._context.keeper.confirmed if self._context.settings.transport.store_loss_window else time.monotonic()
+        return self._context.keeper.confirmed if self._window else time.monotonic()

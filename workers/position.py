@@ -12,14 +12,14 @@ from workers.features import FIRST_DIGEST
 class Position:
     """A stream's progress by client; ``record`` is what a checkpoint writes of it."""
 
-    def __init__(self, plan: StreamPlan, record: StreamRecord, *, lasts: bool = True) -> None:
-        """Take the stream up. lasts: whether the store cannot lose the record any more, which another may just have written."""
+    def __init__(self, plan: StreamPlan, record: StreamRecord) -> None:
+        """Take the stream up from a record; it counts as durable from ``now_durable`` on, as another may just have written it."""
         self._record = record
         self._clients = {
             client.id: record.clients.get(client.id) or ClientProgress(incarnation=client.incarnation, cut=client.cut)
             for client in plan.clients
         }
-        self._durable = {client: progress.sequence if lasts else 0 for client, progress in self._clients.items()}
+        self._durable = dict.fromkeys(self._clients, 0)
         self._halves = dict(record.halves)
         self.unsaved = False
 
@@ -28,11 +28,11 @@ class Position:
         return self._clients[client]
 
     def durable(self, client: str) -> int:
-        """Return the sequence before which everything of a client is in the store."""
+        """Return the sequence before which everything of a client is in the store and cannot be lost there."""
         return self._durable[client]
 
     def now_durable(self, record: StreamRecord) -> None:
-        """A record is in the store."""
+        """A record is in the store, which cannot lose it any more."""
         self._durable = {client: progress.sequence for client, progress in record.clients.items()}
 
     def record(self, status: Literal["training", "committed"] = "training") -> StreamRecord:

@@ -1,7 +1,9 @@
 """What a stream cannot train: a dead letter and a hole in the record, until it is requeued in time."""
 
+import hashlib
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from broker.crash_points import Between, crash_point
 from broker.dead_letters import MOST_REASON, DeadLetters
@@ -10,8 +12,17 @@ from broker.messages import Frame
 from broker.transport import Delivery
 from coordinator.store.records import StreamClient, StreamRecord
 from learning.errors import TensorError
-from workers.intake import Intake
+from workers.intake import Intake, Taken
 from workers.position import Position
+
+
+@dataclass
+class _Counted:
+    """What had no place, by number; the body is told by its digest, as it may be large."""
+
+    number: int
+    delivery: Delivery
+    digest: bytes
 
 
 class Refusals:
@@ -30,7 +41,7 @@ class Refusals:
         self._late_effect = late_effect
         self._late: deque[tuple[Delivery, Frame]] = deque()
         self._filled: list[int] = []  # sequences whose late effect is not durable yet
-        self._counted: deque[tuple[int, Delivery]] = deque()  # what had no place, and its number; that count is not durable yet
+        self._counted: deque[_Counted] = deque()  # that count is not durable yet
 
     @property
     def late(self) -> bool:
@@ -47,23 +58,25 @@ class Refusals:
         """Whether anything has had its effect and waits until that is durable."""
         return bool(self._filled or self._counted)
 
-    def refuse(self, intake: Intake, frames: list[Frame], reason: str) -> None:
-        """Refuse the frames of the expected sequence: it leaves a hole."""
-        sequence, reason = frames[0].sequence, reason[:MOST_REASON]
-        self._position.refused(self._client.id, sequence, reason)
+    def refuse(self, intake: Intake, taken: Taken, reason: str) -> None:
+        """Refuse a sequence whose turn it is: it leaves a hole."""
+        reason = reason[:MOST_REASON]
+        self._position.refused(self._client.id, taken.sequence, reason)
         crash_point(Between.REFUSAL_AND_LETTER)
-        for delivery in intake.bodies(sequence):
-            self._refuse_placed(intake, delivery, frames[0], reason)
+        for delivery in intake.bodies(taken.sequence) if taken.frames else ():
+            self.placed(intake, delivery, taken.frames[0], reason)
 
     def unplaced(self, intake: Intake, delivery: Delivery, frame: Frame | None, reason: str) -> None:
         """Refuse what has no place. Counted when it is safe: until then it comes again with every new channel."""
 
-        if self._counted_before(intake, delivery):
+        digest = hashlib.sha256(delivery.body).digest()
+        if self._counted_before(intake, delivery, digest):
             return
+        emptied = replace(delivery, body=b"")
 
         def safe() -> None:
-            if intake.may_count(delivery):
-                self._counted.append((self._position.count_refused(self._client.id), delivery))
+            if intake.may_count(emptied):
+                self._counted.append(_Counted(self._position.count_refused(self._client.id), emptied, digest))
 
         self._dead.refuse(delivery, frame, reason, safe)
 
@@ -80,7 +93,7 @@ class Refusals:
             intake.block(frame.sequence)
             self._late.append((delivery, frame))
             return True
-        self._refuse_placed(intake, delivery, frame, reason)
+        self.placed(intake, delivery, frame, reason)
         return False
 
     def turn(self, intake: Intake) -> None:
@@ -108,17 +121,18 @@ class Refusals:
         self._filled = [sequence for sequence in self._filled if sequence not in durable]
         for sequence in durable:
             intake.unblock(sequence)
-        while self._counted and self._counted[0][0] <= progress.unplaced:
-            intake.ack_refused(self._counted.popleft()[1])
+        while self._counted and self._counted[0].number <= progress.unplaced:
+            intake.ack_refused(self._counted.popleft().delivery)
 
-    def _counted_before(self, intake: Intake, delivery: Delivery) -> bool:
+    def _counted_before(self, intake: Intake, delivery: Delivery, digest: bytes) -> bool:
         """Return whether this is what was counted, delivered again by a new channel before the count was durable."""
-        for at, (number, known) in enumerate(self._counted):
-            if known.generation < delivery.generation and known.body == delivery.body:
-                self._counted[at] = (number, delivery)
-                return intake.may_count(delivery)
+        for known in self._counted:
+            if known.delivery.generation < delivery.generation and known.digest == digest:
+                known.delivery = replace(delivery, body=b"")
+                return intake.may_count(known.delivery)
         return False
 
-    def _refuse_placed(self, intake: Intake, delivery: Delivery, frame: Frame, reason: str) -> None:
+    def placed(self, intake: Intake, delivery: Delivery, frame: Frame, reason: str) -> None:
+        """Refuse part of a sequence: it is not acknowledged before its dead letter is safe."""
         intake.block(frame.sequence)
         self._dead.refuse(delivery, frame, reason, lambda: intake.unblock(frame.sequence))

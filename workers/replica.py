@@ -4,6 +4,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
 from broker.crash_points import Between, crash_point
 from broker.events import CheckpointSaved, Emit
@@ -86,6 +87,37 @@ def _load_layers(half: ServerHalf, layers: Layers, key: str, read: Callable[[int
             half.load_state_of(f"layer{number}", read(number, ref))
 
 
+@dataclass(frozen=True)
+class Clone:
+    """A replica and its optimizer's state as they were; training goes on without changing it."""
+
+    layers: dict[int, State]
+    optimizer: State
+
+    @classmethod
+    def of(cls, half: ServerHalf) -> "Clone":
+        """Return a copy of a half."""
+        layers = {number: _copy(half.state_of(f"layer{number}")) for number in half.numbers}
+        return cls(layers, _copy(half.optimizer_state()))
+
+    def replica(self, network: Network, training: TrainingSettings, round: int) -> ServerHalf:
+        """Return a half that goes on from here."""
+        half = ServerHalf(network, min(self.layers), training)
+        for number, state in self.layers.items():
+            half.load_state_of(f"layer{number}", state)
+        half.load_optimizer_state(self.optimizer)
+        half.begin_round(round)
+        return half
+
+    def packed(self) -> list[bytes]:
+        """Return the blobs of its layers, in order, and of its optimizer's state."""
+        return [*map(pack, self.layers.values()), pack(self.optimizer)]
+
+    def savepoint(self, refs: list[BlobRef]) -> Savepoint:
+        """Return what names the blobs that ``packed`` has returned."""
+        return Savepoint(layers=dict(zip(self.layers, refs[:-1], strict=True)), optimizer=refs[-1])
+
+
 class Saver:
     """Writes checkpoints from clones on its own thread, one at a time, and the commit at the end."""
 
@@ -96,6 +128,8 @@ class Saver:
         self._emit = emit
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="saver")
         self._future: Future[StreamRecord] | None = None
+        self._saving: Clone | None = None  # of what is marked, what is being written
+        self.marked: Clone | None = None  # what a client's round may be undone to, as long as it is not written
         self.seconds = 0.0  # that the last checkpoint took
 
     @property
@@ -108,15 +142,19 @@ class Saver:
         """The stream as it was last written."""
         return self.claim.kept.record
 
-    def start(
-        self, half: ServerHalf, record: StreamRecord, done: Callable[["Future[StreamRecord]"], None], *, savepoint: bool = False
-    ) -> None:
-        """Begin to save a replica with its position. ``done`` is called on the saver's thread.
+    def mark(self, half: ServerHalf) -> None:
+        """Keep a replica as the savepoint, until it is written with the next checkpoint."""
+        self.marked = Clone.of(half)
 
-        savepoint: later checkpoints keep this one too, until the next savepoint or the commit.
+    def start(
+        self, half: ServerHalf, record: StreamRecord, attached: list[bytes], done: Callable[["Future[StreamRecord]"], None]
+    ) -> None:
+        """Begin to save a replica with its position, and the blobs that the record names beside it.
+
+        ``done`` is called on the saver's thread.
         """
-        layers, optimizer = _clone(half)
-        self._future = self._pool.submit(self._save, layers, optimizer, record, savepoint)
+        self._saving = self.marked
+        self._future = self._pool.submit(self._save, Clone.of(half), record, attached, self.marked)
         self._future.add_done_callback(done)
 
     def finish(self, future: "Future[StreamRecord]") -> StreamRecord:
@@ -126,52 +164,40 @@ class Saver:
         error = future.exception()
         if error is not None:
             raise error.with_traceback(None)  # whose frames hold the replica, for as long as the future is held
+        if self.marked is self._saving:
+            self.marked = None
+        self._saving = None
         return future.result()
-
-    def commit(self, half: ServerHalf, record: StreamRecord) -> StreamRecord:
-        """Save the replica and wait; return the record as written. Raises what ``start`` and ``finish`` raise."""
-        if self._future is not None:
-            self.finish(self._future)
-        layers, optimizer = _clone(half)
-        saved = self._save(layers, optimizer, record)
-        if saved.optimizer is not None:
-            self._cache.keep(saved.stream, saved.optimizer, optimizer)
-        return saved
 
     def close(self) -> None:
         """Wait for what is under way."""
         self._pool.shutdown(wait=True)
 
-    def _save(self, layers: dict[int, State], optimizer: State, record: StreamRecord, savepoint: bool = False) -> StreamRecord:
+    def _save(self, clone: Clone, record: StreamRecord, attached: list[bytes], marked: Clone | None) -> StreamRecord:
         began = time.monotonic()
-        values = [pack(state) for state in layers.values()]
-        values.append(pack(optimizer))
-        scope = stream_key(record.round, record.stream)
-        refs = self._ledger.store.put_blobs(scope, values)
         commits = record.status == "committed"
+        replica, point = clone.packed(), marked.packed() if marked and not commits else []
+        refs = self._ledger.store.put_blobs(stream_key(record.round, record.stream), [*replica, *point, *attached])
         crash_point(Between.COMMIT_BLOBS_AND_POINTER if commits else Between.CHECKPOINT_BLOBS_AND_POINTER)
-        replica = Savepoint(layers=dict(zip(layers, refs[:-1], strict=True)), optimizer=refs[-1])
-        point = replica if savepoint else self.record.savepoint
         saved = record.model_copy(
             update={
-                "layers": replica.layers,
-                "optimizer": replica.optimizer,
-                "savepoint": None if record.status == "committed" else point,
+                **dict(clone.savepoint(refs[: len(replica)])),
+                "savepoint": None if commits else self._savepoint(marked, refs[len(replica) :][: len(point)]),
             }
         )
         superseded = self.claim.kept.record.blobs() - saved.blobs()
         self.claim = self._ledger.advance(self.claim, saved)
         crash_point(Between.POINTER_AND_SWEEP)
         self._ledger.store.drop_blobs(superseded, fence=self.claim.lease)
-        size = sum(map(len, values))
+        if commits and saved.optimizer is not None:
+            self._cache.keep(saved.stream, saved.optimizer, clone.optimizer)
         self.seconds = time.monotonic() - began
+        size = sum(map(len, (*replica, *point, *attached)))
         self._emit(CheckpointSaved(round=record.round, stream=record.stream, bytes=size, seconds=self.seconds))
         return saved
 
-
-def _clone(half: ServerHalf) -> tuple[dict[int, State], State]:
-    layers = {number: _copy(half.state_of(f"layer{number}")) for number in half.numbers}
-    return layers, _copy(half.optimizer_state())
+    def _savepoint(self, marked: Clone | None, refs: list[BlobRef]) -> Savepoint | None:
+        return marked.savepoint(refs) if marked else self.record.savepoint
 
 
 def _copy(state: State) -> State:

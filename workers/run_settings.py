@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import dataclass
 
+from broker.dead_letters import ENVELOPE_BYTES as LETTER_BYTES
 from broker.messages import ITEM_SIZES, WireDtype
 from broker.settings import TransportSettings
 from learning.errors import SettingsError
@@ -11,6 +12,7 @@ from learning.layers import Network
 from learning.settings import DataSettings, ModelSettings, TrainingSettings
 
 MOST_PREFETCH = 65_535  # AMQP counts in 16 bits
+ENVELOPE_BYTES = 4096  # that a message has beside its tensors
 
 
 @dataclass(frozen=True)
@@ -50,17 +52,28 @@ class RunSettings:
             raise SettingsError("transport.wire_dtype is still auto; the coordinator resolves it")
         return dtype
 
+    def batch_bytes(self, network: Network, cut: int) -> int:
+        """Return the bytes that a batch of features and labels has at a cut, at most, in the run's wire dtype."""
+        sample = math.prod(network.feature_shape(cut)) * ITEM_SIZES[self.wire_dtype] + ITEM_SIZES["int64"]
+        return self.training.batch_size * sample + ENVELOPE_BYTES
+
     def largest_message(self, network: Network) -> int:
-        """Return the bytes of the largest batch of features that a client of any cut sends, in its wire dtype."""
-        values = max(math.prod(network.feature_shape(cut)) for cut in range(1, network.depth))
-        return values * self.training.batch_size * ITEM_SIZES[self.wire_dtype]
+        """Return the bytes of the largest batch that a client of any cut sends."""
+        return max(self.batch_bytes(network, cut) for cut in range(1, network.depth))
 
     def prefetch(self, network: Network) -> int:
         """Return how many deliveries a stream holds unacknowledged; the same for every worker of a run.
 
         Consumers with different prefetch make a queue redeliver out of order.
         """
-        largest = self.largest_message(network)
-        parts = -(-largest // self.transport.message_limit)
-        held = self.transport.held_bytes // min(largest, self.transport.message_limit)
+        parts = -(-self.largest_message(network) // self.transport.message_limit)
+        held = self.transport.held_bytes // self.frame_bytes(network)
         return min(max(parts + 1, held, 2), MOST_PREFETCH)
+
+    def frame_bytes(self, network: Network) -> int:
+        """Return the bytes of the largest frame of a batch that a client of any cut sends."""
+        return min(self.largest_message(network), self.transport.message_limit)
+
+    def largest_letter(self, network: Network) -> int:
+        """Return the bytes of the largest dead letter: what is no batch is not kept whole."""
+        return min(self.frame_bytes(network) + LETTER_BYTES, self.transport.message_limit)

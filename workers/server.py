@@ -3,7 +3,7 @@
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from broker import topology
@@ -88,16 +88,17 @@ class ServerWorker:
         for queue in (topology.dead(settings.run), topology.offers(settings.run), topology.coordinator(settings.run)):
             transport.declare(queue)
         self._offers = transport.subscribe(topology.offers(settings.run).name, 1, self._mailbox.sink(self._offered))
+        network = build_network(settings.model, record.sample_shape, record.classes, settings.training.seed)
         return WorkerContext(
             name=self._name,
             settings=settings,
-            network=build_network(settings.model, record.sample_shape, record.classes, settings.training.seed),
+            network=network,
             ledger=self._ledger,
             transport=transport,
             control=control,
             mailbox=self._mailbox,
             keeper=LeaseKeeper(self._ledger),
-            dead=DeadLetters(control, settings.run, self._mailbox, self._emit, settings.transport.message_limit),
+            dead=DeadLetters(control, settings.run, self._mailbox, self._emit, settings.largest_letter(network)),
             cache=ReplicaCache(),
             emit=self._emit,
             stop=self._stop,
@@ -152,15 +153,15 @@ class ServerWorker:
 
     def _train(self, context: WorkerContext, inference: InferenceService, claim: Claim, plan: StreamPlan, asked: float) -> None:
         record = claim.kept.record
-        context.keeper.keep(claim.lease, asked)
         trained = sum(progress.sequence for progress in record.clients.values())
         self._emit(StreamClaimed(worker=self._name, round=record.round, stream=plan.id, epoch=claim.lease.epoch, trained=trained))
         try:
-            start = self._ledger.version(record.round - 1)
-            if start is None:  # the round was closed meanwhile
-                return
-            crash_point(Between.CLAIM_AND_LOAD)
-            StreamWorker(context, inference, plan, start.record, claim).run()
+            with self._holding(context, claim, asked):
+                start = self._ledger.version(record.round - 1)
+                if start is None:  # the round was closed meanwhile
+                    return
+                crash_point(Between.CLAIM_AND_LOAD)
+                StreamWorker(context, inference, plan, start.record, claim).run()
         except (LeaseLost, UnknownQueue) as error:
             self._emit(StreamLost(worker=self._name, round=record.round, stream=plan.id, reason=str(error)))
         except MissingBlob as error:
@@ -174,8 +175,26 @@ class ServerWorker:
             raise
         except Stopped:
             return
+
+    @contextlib.contextmanager
+    def _holding(self, context: WorkerContext, claim: Claim, asked: float) -> Iterator[None]:
+        """Keep a claim's lease, and give it back at the end.
+
+        Not after an error that ends this worker: it may be a message of this stream that does, and as with a worker that is
+        killed by one, the lease has to pass by itself to be counted.
+        """
+        context.keeper.keep(claim.lease, asked)
+        died = False
+        try:
+            yield
+        except (LeaseLost, UnknownQueue, Released, Stopped, BrokerUnavailable, StoreUnavailable):
+            raise
+        except Exception:
+            died = True
+            raise
         finally:
             context.keeper.let_go()
             crash_point(Between.STREAM_AND_RELEASE)
-            with contextlib.suppress(StoreUnavailable):  # it passes by itself
-                self._ledger.store.release(claim.lease)
+            if not died:
+                with contextlib.suppress(StoreUnavailable):  # it passes by itself
+                    self._ledger.store.release(claim.lease)

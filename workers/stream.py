@@ -5,34 +5,27 @@ import time
 from broker import codec, topology
 from broker.crash_points import Between, crash_point
 from broker.errors import MalformedMessage
-from broker.events import BatchTrained, StreamCommitted, Waiting
-from broker.messages import Acknowledgement, Activations, EndOfRound, Frame, Notice
+from broker.events import BatchTrained, ClientRoundEnded, Waiting
+from broker.messages import Activations, EndOfRound, Frame
 from coordinator.store.ledger import Claim
-from coordinator.store.records import (
-    ClientProgress,
-    StreamClient,
-    StreamPlan,
-    StreamRecord,
-    VersionRecord,
-    stream_key,
-    stream_lease,
-)
+from coordinator.store.records import StreamClient, StreamPlan, VersionRecord, stream_lease
 from learning.errors import TensorError
-from learning.halves import ServerHalf, Step
-from workers.batches import check_activations, check_marker, check_size
+from learning.halves import Step
+from workers.batches import bounds, check_activations, check_marker, check_size
 from workers.checkpoints import Checkpoints
 from workers.context import Released, Stopped, WorkerContext
 from workers.features import next_digest
 from workers.inference import InferenceService
-from workers.intake import Intake
+from workers.intake import Intake, Taken
 from workers.position import Position
 from workers.refusals import Refusals
-from workers.replica import load_replica
+from workers.replies import Replies
 
 TICK = 0.5  # seconds between two looks at timers while nothing arrives
 LASTING_TICK = 0.1  # the same while all that is left to do is to wait for the store
 STARVED_LONG = 5  # times starved_seconds, until a silent queue is looked into
 DRAIN_SECONDS = 1.0  # a client being given up is closed when its queue has been silent for this long
+CAREFUL = 2  # workers lost in a row before one saves after every step, to find out which of them they are lost at
 
 
 class StreamWorker:
@@ -44,12 +37,13 @@ class StreamWorker:
         self._context = context
         self._inference = inference
         self._plan = plan
-        lasts = context.settings.transport.store_loss_window == 0
-        self._position = Position(plan, claim.kept.record.model_copy(update={"worker": context.name}), lasts=lasts)
-        self._checkpoints = Checkpoints(context, self._position, claim)
+        self._position = Position(plan, claim.kept.record.model_copy(update={"worker": context.name}))
+        self._checkpoints = Checkpoints(context, self._position, claim, start)
         self._round = claim.kept.record.round
-        self._start = start
-        self._half = self._load(self._position.record())
+        self._replies = Replies(context, self._position, plan, self._round)
+        self._half = self._checkpoints.load()
+        self._lost = claim.lease.lost
+        self._suspect = self._lost >= context.settings.transport.poison_limit  # what comes first
         self._arrived = self._asked = time.monotonic()  # at which a batch came, and at which a silent queue was looked into
         self._leaving = self._clogged = False
         self._intake: Intake | None = None
@@ -70,33 +64,19 @@ class StreamWorker:
             self._checkpoints.close()
             del self._half  # worker, intake and sink refer to each other: the replica would wait for the garbage collector
 
-    def _load(self, record: StreamRecord) -> ServerHalf:
-        context = self._context
-        return load_replica(context.network, context.settings.training, context.ledger, self._start, record, context.cache)
-
     def _train(self, client: StreamClient) -> None:
         context = self._context
         progress = self._position.of(client.id)
-        if context.settings.discards and progress.sequence == 0 and client is not self._plan.clients[0]:
-            self._wait_for_saver()
-            self._checkpoint(savepoint=True)
+        if progress.sequence == 0 and client is not self._plan.clients[0]:
+            self._checkpoints.mark(self._half)
         refusals = self._refusals = Refusals(client, self._position, context.dead, self._take_late)
-        prefetch, limit = context.settings.prefetch(context.network), context.settings.transport.message_limit
         durable = self._position.durable(client.id)
-        intake = Intake(
-            client,
-            self._round,
-            progress.sequence,
-            refusals.unplaced,
-            refusals.again,
-            durable=durable,
-            prefetch=prefetch,
-            limit=limit,
-        )
+        bound = bounds(context.settings, context.network, client.cut, self._round)
+        intake = Intake(client, self._round, progress.sequence, refusals, bound, durable=durable)
         queue = topology.activations(context.settings.run, client.id, context.settings.transport)
         context.transport.declare(queue)
         self._intake, self._clogged = intake, False
-        intake.subscription = context.transport.subscribe(queue.name, prefetch, context.mailbox.sink(intake.receive))
+        intake.subscription = context.transport.subscribe(queue.name, bound.prefetch, context.mailbox.sink(intake.receive))
         self._arrived = self._asked = time.monotonic()
         try:
             while not self._position.of(client.id).ended:
@@ -109,6 +89,9 @@ class StreamWorker:
                 crash_point(Between.NOTICE_AND_ACKS)
                 intake.settle(self._position.durable(client.id))
                 refusals.settle(intake, self._checkpoints.record)
+            elif self._checkpoints.is_full:
+                self._wait_for_saver()
+                self._checkpoint(client)
         finally:
             intake.close()
             self._count_duplicates()
@@ -117,22 +100,24 @@ class StreamWorker:
     def _turn(self, client: StreamClient, intake: Intake) -> None:
         context = self._context
         self._mind()
-        context.mailbox.handle(0 if intake.ready() or self._inference.waiting else TICK)
+        ready = intake.ready() and not self._is_held_back()
+        context.mailbox.handle(0 if ready or self._inference.waiting else TICK)
         self._settle(intake)
         self._inference.serve_one()
         self._refusals.turn(intake)
-        frames = intake.next()
-        if frames is not None:
+        taken = None if self._is_held_back() else intake.next()
+        if taken is not None:
             self._arrived, self._leaving = time.monotonic(), False
-            self._take_effect(client, intake, frames)
+            self._take_effect(client, intake, taken)
         elif self._position.of(client.id).tallies.refused > context.settings.transport.refused_limit:
             self._close(client, "too many of its messages were refused")
         elif context.keeper.closing(client.id, client.incarnation) and self._silent() > DRAIN_SECONDS:
             self._close(client, "dropped out")
         elif self._silent() > context.settings.transport.starved_seconds:
             self._starved(client, intake)
-        if self._checkpoints.is_due(intake, self._silent(), wanted=self._leaving or self._refusals.unsaved):
-            self._checkpoint()
+        wanted = self._leaving or self._refusals.unsaved or self._lost >= CAREFUL
+        if self._checkpoints.is_due(intake, self._silent(), wanted=wanted):
+            self._checkpoint(client)
         if self._leaving and not self._position.unsaved and not self._checkpoints.busy:
             raise Released
 
@@ -141,7 +126,7 @@ class StreamWorker:
         self._mind()
         self._refusals.turn(intake)
         if self._checkpoints.is_due(intake, self._silent(), wanted=self._refusals.unsettled):
-            self._checkpoint()
+            self._checkpoint(intake.client)
         self._context.mailbox.handle(0 if self._refusals.late else TICK)
         self._settle(intake)
 
@@ -152,16 +137,35 @@ class StreamWorker:
         if self._context.stop.is_set():
             raise Stopped
 
+    def _is_held_back(self) -> bool:
+        """Return whether the next step has to wait until the last is saved: others were lost here, and it must be seen where."""
+        return self._lost >= CAREFUL and (self._position.unsaved or self._checkpoints.busy)
+
     def _close(self, client: StreamClient, reason: str) -> None:
         """End a client's round before its marker, and keep or discard what came before."""
-        if not self._context.settings.discards:
+        if self._context.settings.discards or not self._half.is_finite():
+            self._undo(client, reason)
+        else:
             self._position.close(client.id, reason)
-            return
+            self._say_ended(client, reason, kept=True)
+
+    def _undo(self, client: StreamClient, reason: str) -> None:
+        """End a client's round and let nothing of it count: the replica is what it was before that client."""
         self._wait_for_saver()
-        point = self._checkpoints.record.savepoint
-        replica = {"layers": point.layers, "optimizer": point.optimizer} if point else {"layers": {}, "optimizer": None}
-        self._half = self._load(self._position.record().model_copy(update=replica))
+        self._half = self._checkpoints.undo()
         self._position.discard(client.id, reason)
+        self._say_ended(client, reason, kept=False)
+
+    def _say_ended(self, client: StreamClient, reason: str, *, kept: bool) -> None:
+        self._context.emit(ClientRoundEnded(client=client.id, round=self._round, kept=kept, reason=reason))
+
+    def _mend(self, client: StreamClient) -> bool:
+        """Undo a client's round if it has made the replica non-finite; return whether it had."""
+        if self._half.is_finite():
+            return False
+        rate = self._context.settings.training.server.lr
+        self._undo(client, f"the replica became non-finite; if others do too, lower training.server.lr, now {rate:g}")
+        return True
 
     def _wait_for_saver(self) -> None:
         while self._checkpoints.busy:
@@ -171,18 +175,23 @@ class StreamWorker:
     def _silent(self) -> float:
         return time.monotonic() - self._arrived
 
-    def _take_effect(self, client: StreamClient, intake: Intake, frames: list[Frame]) -> None:
-        sequence = frames[0].sequence
-        size = sum(len(frame.body) for frame in frames)
+    def _take_effect(self, client: StreamClient, intake: Intake, taken: Taken) -> None:
+        suspect, self._suspect = self._suspect, False
+        size = sum(len(frame.body) for frame in taken.frames)
         try:
-            check_size(size, client.cut, self._context.network, self._context.settings.training)
-            message = codec.join(frames, Activations, EndOfRound)
+            if suspect:
+                raise MalformedMessage(f"{self._lost} server workers in a row were lost at it")
+            if taken.fault:
+                raise MalformedMessage(taken.fault)
+            check_size(size, client.cut, self._context.network, self._context.settings)
+            message = codec.join(taken.frames, Activations, EndOfRound)
             if isinstance(message, EndOfRound):
-                self._end(client, intake, message, frames)
+                self._end(client, intake, message, taken)
             elif isinstance(message, Activations):
-                self._step(client, message, sequence, size)
+                self._step(client, message, taken.sequence, size)
         except (MalformedMessage, TensorError) as error:
-            self._refusals.refuse(intake, frames, f"round {self._round} sequence {sequence}: {error}")
+            self._refusals.refuse(intake, taken, f"round {self._round} sequence {taken.sequence}: {error}")
+            self._mend(client)
 
     def _step(self, client: StreamClient, message: Activations, sequence: int, size: int) -> None:
         step = self._train_batch(client, message, sequence)
@@ -207,32 +216,32 @@ class StreamWorker:
         )
         return step
 
-    def _end(self, client: StreamClient, intake: Intake, message: EndOfRound, frames: list[Frame]) -> None:
+    def _end(self, client: StreamClient, intake: Intake, message: EndOfRound, taken: Taken) -> None:
         try:
-            self._accept(client, message, frames[0].sequence)
+            self._accept(client, message, taken.sequence)
         except TensorError as error:  # nothing comes after a marker: the round ends here, without it
-            self._refusals.refuse(intake, frames, f"round {self._round}, end of round: {error}")
+            self._refusals.refuse(intake, taken, f"round {self._round}, end of round: {error}")
             self._close(client, "its end of round was refused")
         else:
             self._position.end(client.id, message)
+            self._mend(client)
 
     def _accept(self, client: StreamClient, message: EndOfRound, sequence: int) -> None:
         """Store the client's half that a marker may carry; raise TensorError if one of them is not right."""
         check_marker(message, sequence, client.cut, self._context.network, self._context.settings.training)
         if message.half is not None:
-            ref = self._context.ledger.store.put_blobs(stream_key(self._round, self._plan.id), [message.half])[0]
-            crash_point(Between.HALF_AND_MARKER)
-            self._position.keep_half(client.id, ref)
+            self._position.keep_half(client.id, self._checkpoints.attach(message.half))
 
     def _take_late(self, client: StreamClient, frame: Frame) -> None:
         """Fill a hole with what was requeued; raise MalformedMessage or TensorError if it is still not right."""
         if self._position.of(client.id).discarded:
             raise MalformedMessage("the client was given up and its round discarded")
-        check_size(len(frame.body), client.cut, self._context.network, self._context.settings.training)
+        check_size(len(frame.body), client.cut, self._context.network, self._context.settings)
         message = codec.join([frame], Activations, EndOfRound)
         if isinstance(message, Activations):
             step = self._train_batch(client, message, frame.sequence)
             self._position.trained_late(client.id, frame.sequence, step, len(frame.body))
+            self._mend(client)
         elif isinstance(message, EndOfRound):
             if self._position.of(client.id).sequence != frame.sequence + 1:
                 raise MalformedMessage("an end of round, but batches came after it")
@@ -245,7 +254,7 @@ class StreamWorker:
         if now - self._asked < STARVED_LONG * self._context.settings.transport.starved_seconds:
             return
         self._asked = now
-        self._acknowledge(client, resend=True)
+        self._replies.acknowledge(client, resend=True)
         crash_point(Between.RESEND_AND_REOPEN)
         clogged_before, self._clogged = self._clogged, intake.clogged()
         if self._others_wait() and not self._clogged:
@@ -266,9 +275,10 @@ class StreamWorker:
             return False
         return any(ledger.store.holder(stream_lease(plan.id)) is None for plan in ledger.unfinished(kept.record))
 
-    def _checkpoint(self, *, savepoint: bool = False) -> None:
+    def _checkpoint(self, client: StreamClient) -> None:
+        self._mend(client)
         self._count_duplicates()
-        self._checkpoints.start(self._half, savepoint=savepoint)
+        self._checkpoints.start(self._half)
 
     def _settle(self, intake: Intake) -> None:
         for record in self._checkpoints.settled():
@@ -276,7 +286,7 @@ class StreamWorker:
             intake.settle(self._position.durable(intake.client.id))
             self._refusals.settle(intake, record)
             crash_point(Between.ACKS_AND_ACKNOWLEDGEMENT)
-            self._acknowledge(intake.client)
+            self._replies.acknowledge(intake.client)
 
     def _commit(self) -> None:
         context = self._context
@@ -284,35 +294,16 @@ class StreamWorker:
             self._mind()
             context.mailbox.handle(TICK)
         context.keeper.turn()
+        self._wait_for_saver()
         self._count_duplicates()
-        due = self._checkpoints.commit(self._half)
-        while not self._checkpoints.lasts(due):
+        self._checkpoints.commit(self._half)
+        while not self._checkpoints.committed():
             self._mind()
             context.mailbox.handle(0 if self._inference.waiting else LASTING_TICK)
             self._inference.serve_one()
         crash_point(Between.COMMIT_AND_ACKNOWLEDGEMENT)
-        for client in self._plan.clients:
-            self._acknowledge(client)
-        crash_point(Between.ACKNOWLEDGEMENT_AND_NOTICE)
-        context.control.publish(topology.coordinator(context.settings.run).name, codec.encode(Notice(round=self._round)))
-        samples = self._checkpoints.record.tallies().samples
-        context.emit(StreamCommitted(worker=context.name, round=self._round, stream=self._plan.id, samples=samples))
+        self._replies.committed(self._checkpoints.record)
 
     def _count_duplicates(self) -> None:
         if self._intake is not None:
             self._position.add_duplicates(self._intake.client.id, self._intake.take_duplicates())
-
-    def _acknowledge(self, client: StreamClient, *, resend: bool = False) -> None:
-        progress: ClientProgress = self._position.of(client.id)
-        tallies = progress.tallies
-        message = Acknowledgement(
-            client=client.id,
-            incarnation=client.incarnation,
-            round=self._round,
-            sequence=self._position.durable(client.id),
-            loss=tallies.loss_sum / max(tallies.samples, 1),
-            correct=tallies.correct,
-            samples=tallies.samples,
-            resend=resend,
-        )
-        self._context.control.publish(topology.inbox(self._context.settings.run, client.id).name, codec.encode(message))

@@ -27,6 +27,7 @@ class Lease:
     epoch: int
     nonce: str
     ttl: float  # seconds
+    lost: int = 0  # holders before it, in a row, that neither wrote anything under it nor gave it back
 
 
 @dataclass(frozen=True)

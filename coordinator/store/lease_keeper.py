@@ -2,7 +2,6 @@
 
 import threading
 import time
-from collections.abc import Callable
 
 from coordinator.errors import LeaseLost, StoreError, StoreUnavailable
 from coordinator.store.interface import Lease
@@ -24,7 +23,7 @@ class LeaseKeeper:
         self._lease: Lease | None = None
         self._confirmed = 0.0
         self._turned = 0.0
-        self._lost = ""
+        self._lost: tuple[Lease, str] | None = None  # which one, and why
         self._closing: frozenset[tuple[str, int]] = frozenset()
         self._wake = threading.Event()
         self._stopped = False
@@ -33,7 +32,7 @@ class LeaseKeeper:
 
     def keep(self, lease: Lease, acquired: float) -> None:
         """Begin to renew a lease that was acquired at a time of ``time.monotonic``."""
-        self._lost, self._confirmed, self._turned = "", acquired, time.monotonic()
+        self._confirmed, self._turned = acquired, time.monotonic()
         self._lease = lease
         self._wake.set()
 
@@ -53,11 +52,11 @@ class LeaseKeeper:
     def turn(self) -> None:
         """The worker's loop turns; raise LeaseLost if its lease is lost."""
         self._turned = time.monotonic()
-        lease = self._lease
-        if lease is not None and not self._lost and self._turned - self._confirmed > lease.ttl:
-            self._lost = f"could not renew {lease.name} within {lease.ttl:g} s"
-        if self._lost:
-            raise LeaseLost(self._lost)
+        lease, lost = self._lease, self._lost
+        if lease is not None and (lost is None or lost[0] is not lease) and self._turned - self._confirmed > lease.ttl:
+            lost = self._lost = lease, f"could not renew {lease.name} within {lease.ttl:g} s"
+        if lost is not None and lost[0] is lease:
+            raise LeaseLost(lost[1])
 
     def closing(self, client: str, incarnation: int) -> bool:
         """Return whether the coordinator is giving a client up."""
@@ -76,27 +75,26 @@ class LeaseKeeper:
             if lease is None:
                 self._wake.wait()
             else:
-                self._attempt(lambda lease=lease: self._renew(lease))  # type: ignore[misc]
+                self._attempt(lease)
                 self._wake.wait(min(LOOK_SECONDS, lease.ttl / 4))
             self._wake.clear()
 
-    def _attempt(self, call: Callable[[], None]) -> None:
+    def _attempt(self, lease: Lease) -> None:
         try:
-            call()
+            self._renew(lease)
         except StoreUnavailable:
             return  # the lease passes by the clock if this goes on
         except StoreError as error:
-            self._lost = self._lost or str(error)
+            self._lost = lease, str(error)
 
     def _renew(self, lease: Lease) -> None:
         if time.monotonic() - self._turned > STALL_SECONDS:
             return
         asked = time.monotonic()
         held = self._ledger.store.renew(lease)
-        if self._lease is not lease:
-            return
         if not held:
-            self._lost = f"{lease.name} passed to another holder"
+            self._lost = lease, f"{lease.name} passed to another holder"
+        if not held or self._lease is not lease:
             return
         self._confirmed = asked
         roster = self._ledger.roster().record

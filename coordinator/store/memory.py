@@ -26,7 +26,8 @@ class _LeaseState:
     epoch: int = 0
     nonce: str = ""
     holder: str = ""
-    expires: float = -math.inf
+    expires: float = -math.inf  # as of one that was given back
+    lost: int = 0
 
 
 class MemoryStore:
@@ -56,8 +57,9 @@ class MemoryStore:
                 return None
             if state.expires <= now:
                 state.epoch += 1
+                state.lost += state.expires > -math.inf
             state.nonce, state.holder, state.expires = nonce, holder, now + ttl
-            return Lease(name, state.epoch, nonce, ttl)
+            return Lease(name, state.epoch, nonce, ttl, state.lost)
 
     def renew(self, lease: Lease) -> bool:
         """Extend a lease by its ttl; False if it is held no more."""
@@ -71,7 +73,8 @@ class MemoryStore:
         """Give a lease back; nothing happens if it is held no more."""
         with self._lock:
             if self._is_held(lease):
-                self._leases[lease.name].expires = -math.inf
+                state = self._leases[lease.name]
+                state.expires, state.lost = -math.inf, 0
 
     def holder(self, name: str) -> Holder | None:
         """Return who holds a lease, None if nobody does."""
@@ -92,9 +95,11 @@ class MemoryStore:
                 return Outcome.CONFLICT
             for write in writes:
                 self._apply(write)
+            if fence is not None:
+                self._leases[fence.name].lost = 0
             for name in bump:
                 state = self._leases.setdefault(name, _LeaseState())
-                state.epoch, state.expires = state.epoch + 1, -math.inf
+                state.epoch, state.expires, state.lost = state.epoch + 1, -math.inf, 0
             return Outcome.DONE
 
     def read(self, keys: Sequence[str]) -> list[Document | None]:

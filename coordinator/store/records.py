@@ -261,7 +261,7 @@ class StreamRecord(Record):
     layers: Layers = {}
     optimizer: BlobRef | None = None
     halves: dict[ClientId, BlobRef] = {}
-    savepoint: Savepoint | None = None  # where its client began; None: where the round starts, or nothing is ever discarded
+    savepoint: Savepoint | None = None  # where its client began; None: where the round starts
 
     def blobs(self) -> set[BlobRef]:
         """Return all blobs that this document points to."""

@@ -87,8 +87,8 @@ class RedisStore:
 
     def acquire(self, name: str, nonce: str, holder: str, ttl: float) -> Lease | None:
         """Take a lease that nobody holds, under the next epoch; None if somebody else holds it."""
-        epoch = self._call(self._acquire, [self._lease(name)], [nonce, holder, _milliseconds(ttl)])
-        return Lease(name, int(epoch), nonce, ttl) if epoch is not None else None
+        taken = self._call(self._acquire, [self._lease(name)], [nonce, holder, _milliseconds(ttl)])
+        return Lease(name, int(taken[0]), nonce, ttl, int(taken[1])) if taken is not None else None
 
     def renew(self, lease: Lease) -> bool:
         """Extend a lease by its ttl; False if it is held no more."""

@@ -1,9 +1,10 @@
 """The Redis scripts: each decides and writes in one step, and can be sent again.
 
-A lease is a hash of epoch, nonce, holder, expires (milliseconds, by the server's clock) and life (the server's run id). It is
-held until it expires, or until the server is started again: one that crashed may have lost its last writes, and nobody may go
-on from what was there before. Its epoch is never forgotten. A document is a field of two hashes: its value in one, its version
-in the other. Arguments that stand for "none" are empty: versions never are.
+A lease is a hash of epoch, nonce, holder, expires (milliseconds, by the server's clock), life (the server's run id) and lost
+(see ``Lease``). It is held until it expires, or until the server is started again: one that crashed may have lost its last
+writes, and nobody may go on from what was there before. One that was given back has no expires. Its epoch is never forgotten.
+A document is a field of two hashes: its value in one, its version in the other. Arguments that stand for "none" are empty:
+versions never are.
 """
 
 _LEASES = """
@@ -26,22 +27,23 @@ local function milliseconds(value)
 end
 """
 
-# KEYS: lease. ARGV: nonce, holder, ttl in ms. Returns the epoch, or nil if somebody else holds it.
+# KEYS: lease. ARGV: nonce, holder, ttl in ms. Returns the epoch and how many were lost, or nil if somebody else holds it.
 ACQUIRE = (
     _LEASES
     + """
-local lease = redis.call('HMGET', KEYS[1], 'epoch', 'nonce')
-local epoch = tonumber(lease[1] or 0)
+local lease = redis.call('HMGET', KEYS[1], 'epoch', 'nonce', 'expires', 'lost')
+local epoch, lost = tonumber(lease[1] or 0), tonumber(lease[4] or 0)
 local held = remaining(KEYS[1]) > 0
 if held and lease[2] ~= ARGV[1] then
   return false
 end
 if not held then
   epoch = epoch + 1
+  lost = lost + (lease[3] and 1 or 0)
 end
-redis.call('HSET', KEYS[1], 'epoch', epoch, 'nonce', ARGV[1], 'holder', ARGV[2],
+redis.call('HSET', KEYS[1], 'epoch', epoch, 'lost', lost, 'nonce', ARGV[1], 'holder', ARGV[2],
   'expires', milliseconds(now + ARGV[3]), 'life', life)
-return epoch
+return {epoch, lost}
 """
 )
 
@@ -62,7 +64,7 @@ RELEASE = (
     _LEASES
     + """
 if is_held(KEYS[1], ARGV[1], ARGV[2]) then
-  redis.call('HDEL', KEYS[1], 'expires')
+  redis.call('HDEL', KEYS[1], 'expires', 'lost')
 end
 """
 )
@@ -114,9 +116,12 @@ for i = 3, #ARGV, 4 do
     redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1])
   end
 end
+if ARGV[1] ~= '' then
+  redis.call('HDEL', KEYS[3], 'lost')
+end
 for i = 4, #KEYS do
   redis.call('HINCRBY', KEYS[i], 'epoch', 1)
-  redis.call('HDEL', KEYS[i], 'expires')
+  redis.call('HDEL', KEYS[i], 'expires', 'lost')
 end
 return 'done'
 """

@@ -110,7 +110,7 @@ TOGETHER = [  # in one run, one process of each role is killed
     Crashes(((B.ACKNOWLEDGEMENT_AND_NOTICE, 3),), ((B.ROSTER_AND_QUEUE, 2),), ((B.STEP_AND_PUBLISH, 4),)),
     Crashes(((B.NOTICE_AND_ACKS, 6),), ((B.QUEUE_AND_WELCOME, 3),), ((B.PUBLISH_AND_CONFIRM, 2),)),
     Crashes(((B.STREAM_AND_RELEASE, 2),), ((B.ROUND_AND_OFFERS, 2),), ((B.CONFIRM_AND_COUNT, 5),)),
-    Crashes(((B.HALF_AND_MARKER, 1),), ((B.FREEZE_AND_AVERAGE, 1),), ((B.LAST_BATCH_AND_MARKER, 1),)),
+    Crashes(((B.COMMIT_BLOBS_AND_POINTER, 2),), ((B.FREEZE_AND_AVERAGE, 1),), ((B.LAST_BATCH_AND_MARKER, 1),)),
     Crashes(((B.PREDICTION_AND_ACK, 3),), ((B.AVERAGE_AND_PUBLISH, 2),), ((B.MARKER_AND_NEXT_ROUND, 1),)),
     Crashes(((B.CHUNK_AND_CHUNK, 3),), ((B.PUBLISH_AND_SWEEP, 2),), ((B.FORGET_AND_FORGET, 1),)),
     Crashes(

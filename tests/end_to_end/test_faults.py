@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from broker.crash_points import Between
 from broker.events import (
     BatchTrained,
     CheckpointSaved,
+    MessageRefused,
     RoundClosed,
     RunStarted,
     StreamClaimed,
@@ -118,3 +120,20 @@ def test_a_server_killed_and_started_again_in_mid_round(
     assert all(event["round"] == 1 for event in coordinator.all(RoundClosed))
     server.restart()
     check_end(deployment, undisturbed(*SMALL))
+
+
+def test_a_message_that_no_worker_survives_is_refused(deploy: Deploy, undisturbed: Undisturbed) -> None:
+    deployment = deploy(*SMALL, *PACED, "training.strategy=sequential", "transport.poison_limit=3")
+    deployment.coordinator()
+    deployment.clients()
+    for _ in range(3):
+        victim = deployment.server(arm=(Between.STEP_AND_CHECKPOINT, 1))
+        assert victim.wait() == -signal.SIGKILL, victim.text()
+    survivor = deployment.server()
+    for node in deployment.nodes:
+        assert node.wait() in (0, -signal.SIGKILL), node.text()
+        assert "Traceback" not in node.text(), node.text()
+    found, whole = summary(deployment.output), undisturbed(*SMALL)["samples_trained"]
+    assert (found["refused"], found["samples_trained"]) == (1, whole - deployment.setup.experiment().training.batch_size)
+    (refused,) = survivor.all(MessageRefused)
+    assert "3 server workers in a row were lost at it" in refused["reason"]

@@ -1,6 +1,8 @@
 """A Redis with ``appendfsync everysec`` that crashes and loses its last writes, while the run goes on."""
 
 import json
+import signal
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from broker.crash_points import Between
 from broker.events import (
     BatchTrained,
     CheckpointSaved,
@@ -15,6 +18,7 @@ from broker.events import (
     RoundClosed,
     RunFinished,
     StoreWentBack,
+    StreamClaimed,
     StreamCommitted,
     Waiting,
 )
@@ -117,6 +121,31 @@ def test_within_the_window_the_end_is_lost(deploy: Deploy, losing: Losing, undis
     state = deployment.ledger.state().record
     assert (state.closed, len(deployment.ledger.scores(1).record.clients)) == (1, 0), "the wrong part was lost"
     assert same_as(end(coordinator, [server, *clients.values()], deployment), undisturbed(*overrides))
+
+
+def test_within_the_window_a_checkpoint_is_lost_that_another_worker_went_on_from(
+    deploy: Deploy, losing: Losing, undisturbed: Undisturbed
+) -> None:
+    overrides = (*TWO, "training.strategy=sequential", "training.rounds=1")
+    deployment = deploy(*overrides, *FAST, *PACED, "transport.store_loss_window=8")
+    coordinator = deployment.coordinator()
+    victim = deployment.server(arm=(Between.POINTER_AND_SWEEP, 1))
+    clients = deployment.clients()
+    victim.wait_for(BatchTrained)
+    kept = losing.written
+    assert victim.wait() == -signal.SIGKILL
+    saved = time.monotonic()
+    other = deployment.server()
+    assert other.wait_for(StreamClaimed)["trained"] > 0, "it does not go on from the checkpoint"
+    time.sleep(1)  # what the checkpoint holds is delivered again, at once: that must not be acknowledged yet
+    losing.lose(kept)
+    assert time.monotonic() - saved < 8, "the crash came too late: the checkpoint is older than the window"
+    assert other.wait_for(StreamClaimed, lambda event: event["trained"] == 0), "nothing was lost"
+
+    found = end(coordinator, [other, *clients.values()], deployment)
+    assert same_as(found, undisturbed(*overrides))
+    for client in clients.values():
+        assert set(published(client).values()) == {1}, "something was missing: a client had to compute it again"
 
 
 @pytest.mark.parametrize("lost", ["part of a round", "a closed round"])

@@ -13,7 +13,7 @@ from broker.codec import encode
 from broker.messages import Frame, Notice
 from broker.transport import Delivery, Reopened
 from coordinator.store.records import StreamClient
-from workers.intake import Intake
+from workers.intake import Bounds, Intake
 
 ROUND, INCARNATION = 3, 2
 CLIENT = StreamClient(id="client-01", incarnation=INCARNATION, cut=3)
@@ -57,17 +57,31 @@ class Queue:
         self.reopen()
 
 
-def intake_on(queue: Queue, expected: int = 0) -> tuple[Intake, list[str]]:
-    reasons: list[str] = []
+class Reasons:
+    """Refuses at once, and remembers why."""
 
-    def refuse(intake: Intake, delivery: Delivery, _frame: Frame | None, reason: str) -> None:
-        reasons.append(reason)
+    def __init__(self) -> None:
+        self.unplaced_because: list[str] = []
+        self.placed_because: list[tuple[int, str]] = []
+
+    def unplaced(self, intake: Intake, delivery: Delivery, _frame: Frame | None, reason: str) -> None:
+        self.unplaced_because.append(reason)
         assert intake.may_count(delivery)
         intake.ack_refused(delivery)
 
-    intake = Intake(CLIENT, ROUND, expected, refuse, lambda *_: None)
+    def placed(self, _intake: Intake, delivery: Delivery, frame: Frame, reason: str) -> None:
+        assert delivery.body
+        self.placed_because.append((frame.sequence, reason))
+
+    def again(self, *_: object) -> bool:
+        return False
+
+
+def intake_on(queue: Queue, expected: int = 0, bounds: Bounds | None = None) -> tuple[Intake, list[str]]:
+    reasons = Reasons()
+    intake = Intake(CLIENT, ROUND, expected, reasons, bounds or Bounds())
     intake.subscription = queue
-    return intake, reasons
+    return intake, reasons.unplaced_because
 
 
 class AnyDelivery(RuleBasedStateMachine):
@@ -119,10 +133,11 @@ class AnyDelivery(RuleBasedStateMachine):
 
     @rule()
     def take(self) -> None:
-        frames = self.intake.next()
-        if frames is not None:
+        taken = self.intake.next()
+        if taken is not None:
             sequence = self.start + len(self.taken)
-            assert [(f.sequence, f.part, f.body) for f in frames] == [
+            assert taken.sequence == sequence
+            assert [(f.sequence, f.part, f.body) for f in taken.frames] == [
                 (sequence, part, f"{sequence}/{part}".encode()) for part in range(self.parts[sequence])
             ]
             self.taken.append(sequence)
@@ -182,16 +197,6 @@ def receive(intake: Intake, queue: Queue, *frames: Frame) -> None:
         intake.receive(queue.deliver())
 
 
-def test_a_gap_is_later_sequences_without_the_expected_one(queue: Queue) -> None:
-    intake, _ = intake_on(queue)
-    assert not intake.gap()
-    receive(intake, queue, frame(1))
-    assert intake.gap()
-    assert not intake.ready()
-    receive(intake, queue, frame(0))
-    assert not intake.gap()
-
-
 def test_duplicates_are_counted_once(queue: Queue) -> None:
     intake, _ = intake_on(queue)
     receive(intake, queue, frame(0), frame(0), frame(0))
@@ -217,7 +222,7 @@ def test_a_duplicate_of_what_is_not_durable_is_held(queue: Queue) -> None:
 
 
 def test_what_another_worker_trained_is_held_until_the_store_cannot_lose_it(queue: Queue) -> None:
-    intake = Intake(CLIENT, ROUND, 2, lambda *_: None, lambda *_: False, durable=0)
+    intake = Intake(CLIENT, ROUND, 2, Reasons(), durable=0)
     intake.subscription = queue
     receive(intake, queue, frame(0), frame(1))
     assert intake.take_duplicates() == 2
@@ -248,7 +253,9 @@ def test_a_message_of_too_many_parts_is_refused(queue: Queue) -> None:
 def test_a_message_sent_again_under_another_limit_is_taken_whole(queue: Queue) -> None:
     intake, _ = intake_on(queue)
     receive(intake, queue, frame(0, 0, 2), frame(0, 0, 3), frame(0, 2, 3), frame(0, 1, 3))
-    assert [one.parts for one in intake.next() or []] == [3, 3, 3]
+    taken = intake.next()
+    assert taken is not None
+    assert [one.parts for one in taken.frames] == [3, 3, 3]
 
 
 def test_bytes_with_an_effect_are_counted_until_they_are_acknowledged(queue: Queue) -> None:
@@ -258,7 +265,7 @@ def test_bytes_with_an_effect_are_counted_until_they_are_acknowledged(queue: Que
     intake.next()
     assert (intake.unsettled, intake.unsettled_bytes) == (1, len(encode(frame(0))))
     receive(intake, queue, frame(0))
-    assert (intake.unsettled, intake.unsettled_bytes) == (2, 2 * len(encode(frame(0)))), "a duplicate is held too"
+    assert (intake.unsettled, intake.unsettled_bytes) == (2, len(encode(frame(0)))), "of a duplicate no bytes are held"
     intake.settle(1)
     assert (intake.unsettled, intake.unsettled_bytes) == (0, 0)
 

@@ -38,10 +38,12 @@ class Stream:
         self.position = Position(StreamPlan(id="all", clients=[CLIENT]), StreamRecord(round=ROUND, stream="all", worker="server"))
         letters = DeadLetters(transport, "run", self.mailbox, events.ignore)
         self.refusals = Refusals(CLIENT, self.position, letters, self._effect)
-        self.intake = Intake(CLIENT, ROUND, 0, self.refusals.unplaced, self.refusals.again)
+        self.intake = Intake(CLIENT, ROUND, 0, self.refusals)
         self.intake.subscription = self.queue
         self.receive(frame(0), frame(1))
-        self.refusals.refuse(self.intake, self.intake.next() or [], "not understood")
+        taken = self.intake.next()
+        assert taken is not None
+        self.refusals.refuse(self.intake, taken, "not understood")
         assert self.intake.next()
         self.position.trained(CLIENT.id, STEP, 10, b"", b"\0" * 32)
 

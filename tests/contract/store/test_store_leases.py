@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from coordinator.store.interface import Lease, Outcome, Store
-from tests.contract.stores import LONG, Backend, in_threads, passed, taken, write
+from tests.contract.stores import LONG, SHORT, Backend, in_threads, passed, taken, write
 
 
 class TestLeases:
@@ -77,3 +77,24 @@ class TestLeases:
         for name in ("a", "b", "c"):
             leases = in_threads(8, lambda n, name=name: store.acquire(name, f"n{n}", f"w{n}", LONG))
             assert len([lease for lease in leases if lease]) == 1
+
+    def test_holders_that_went_without_a_word_are_counted(self, backend: Backend) -> None:
+        assert [passed(backend, nonce=f"n{number}").lost for number in range(3)] == [0, 1, 2]
+        taken(backend.store, nonce="n3")
+        again = taken(backend.store, nonce="n3", ttl=SHORT)
+        assert again.lost == 3, "the same holder, asking again"
+        backend.wait(2 * SHORT)
+        assert taken(backend.store, nonce="n4").lost == 4
+
+    def test_holders_that_gave_back_or_wrote_or_were_put_off_are_not(self, backend: Backend) -> None:
+        store = backend.store
+        passed(backend)
+        store.release(taken(store))
+        assert passed(backend, nonce="n2").lost == 0
+        wrote = taken(store, nonce="n3")
+        assert wrote.lost == 1
+        assert store.transact([write("a", "v1")], fence=wrote) is Outcome.DONE
+        assert passed(backend, nonce="n3").lost == 0, "it made a step forward"
+        assert passed(backend, nonce="n4").lost == 1
+        assert store.transact([write("b", "v1")], bump=["stream/1"]) is Outcome.DONE
+        assert taken(store, nonce="n4").lost == 0

@@ -1,0 +1,105 @@
+"""How much an intake holds, whatever a client sends: batches that are due, each once, and one message that may be larger."""
+
+import random
+import tracemalloc
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from broker.codec import encode
+from broker.messages import Frame
+from broker.transport import Delivery
+from tests.unit.test_intake import ROUND, Queue, Watched, frame, intake_on, receive
+from workers.intake import Bounds, Intake
+
+LIMIT, BATCH = 40_000, 10_000
+BOUNDS = Bounds(prefetch=32, limit=LIMIT, batch=BATCH)
+
+
+def sized(sequence: int, size: int, **changes: object) -> Frame:
+    """Return a frame that has so many bytes when encoded, or some fewer."""
+    return frame(sequence, body=bytes(size - 300), **changes)
+
+
+@pytest.fixture
+def queue() -> Queue:
+    return Queue(random.Random(0))
+
+
+@pytest.fixture
+def watch(queue: Queue) -> Callable[[Intake, Frame], weakref.ref[Watched]]:
+    def receive_watched(intake: Intake, message: Frame) -> weakref.ref[Watched]:
+        queue.ready.append(encode(message))
+        plain = queue.deliver()
+        delivery = Watched(plain.queue, plain.body, plain.tag, plain.generation, False)
+        intake.receive(delivery)
+        return weakref.ref(delivery)
+
+    return receive_watched
+
+
+def held(deliveries: list[weakref.ref[Watched]]) -> int:
+    return sum(len(delivery.body) for known in deliveries if (delivery := known()) is not None)
+
+
+def test_what_is_held_is_held_once(queue: Queue) -> None:
+    intake, _ = intake_on(queue)
+    bodies = [encode(frame(sequence, body=bytes(100_000))) for sequence in range(1, 21)]
+    tracemalloc.start()
+    for number, body in enumerate(bodies):
+        intake.receive(Delivery("queue", bytes(bytearray(body)), number, 1, False))
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert 20 * 100_000 < kept < 1.1 * 20 * 100_000
+
+
+def test_a_client_can_make_nobody_hold_more_than_batches(queue: Queue, watch: Callable) -> None:
+    intake, reasons = intake_on(queue, bounds=BOUNDS)
+    large = [sized(sequence, LIMIT) for sequence in range(1, 5)]
+    parts = [sized(6, LIMIT, part=part, parts=8) for part in range(8)]
+    copies = [sized(7, BATCH) for _ in range(4)]
+    later = [sized(sequence, LIMIT, round=ROUND + 1) for sequence in range(4)]
+    kept = [watch(intake, message) for message in (*large, *parts, *copies, *later)]
+    assert 0 < held(kept) <= BATCH, "one copy of the one that is no larger than a batch"
+    assert [reason for reason in reasons if "not the only one" in reason] == reasons
+    assert len(reasons) == 3, "the first may be its end of round, with its half"
+    assert not queue.acked[3:]
+
+
+def test_what_is_too_large_leaves_a_hole_in_its_place(queue: Queue) -> None:
+    intake, _ = intake_on(queue, bounds=BOUNDS)
+    receive(intake, queue, sized(1, BATCH), sized(0, LIMIT))
+    taken = intake.next()
+    assert taken is not None
+    assert (taken.sequence, taken.frames) == (0, [])
+    assert "neither a batch nor a client's half" in taken.fault
+    assert [sequence for sequence, _ in intake._refuse.placed_because] == [0]
+    following = intake.next()
+    assert following is not None
+    assert (following.sequence, len(following.frames), following.fault) == (1, 1, "")
+    intake.settle(2)
+    assert len(queue.acked) == 2
+
+
+def test_one_message_may_have_a_half(queue: Queue) -> None:
+    intake, _ = intake_on(queue, bounds=replace(BOUNDS, marker=2 * LIMIT))
+    receive(intake, queue, sized(0, LIMIT, part=0, parts=2), sized(1, LIMIT), sized(0, LIMIT, part=1, parts=2))
+    taken, following = intake.next(), intake.next()
+    assert taken is not None
+    assert (len(taken.frames), taken.fault) == (2, "")
+    assert following is not None
+    assert following.fault
+
+
+def test_what_is_in_the_way_goes_and_what_is_not_safe_stays(queue: Queue) -> None:
+    intake, reasons = intake_on(queue, bounds=replace(BOUNDS, prefetch=6))
+    receive(intake, queue, sized(1, BATCH), sized(1, BATCH), sized(2, LIMIT), frame(0, round=ROUND + 1), frame(3), frame(4))
+    assert intake.clogged()
+    intake.block(2)
+    intake.give_up_ahead()
+    assert len(reasons) == 4, "both batches and copies once; the later round; not the one whose letter is not safe"
+    assert not intake.clogged()
+    receive(intake, queue, frame(0))
+    assert intake.ready()
