@@ -213,12 +213,16 @@ class InferenceRequest(Message):
 
 
 class Prediction(Message):
-    """Answer to an inference request: probabilities (batch, classes), or an error; neither: ask again later."""
+    """Answer to an inference request: probabilities (batch, classes), or an error; neither: ask again later.
+
+    gone: the version that is asked for was there and is not kept any more.
+    """
 
     client: ClientId
     request: Name
-    probabilities: WireTensor | None
-    error: Text | None
+    probabilities: WireTensor | None = None
+    error: Text | None = None
+    gone: bool = False
 
 
 class DeadLetter(Message):

@@ -26,8 +26,8 @@ class TransportSettings(BaseModel):
     refused_limit: Annotated[int, Field(ge=1)] = Field(
         1000, description="refused messages of a client in a round, beyond which its round ends there"
     )
-    poison_limit: Annotated[int, Field(ge=3)] = Field(
-        10, description="server workers lost in a row at one place of a stream, after which the message there is refused"
+    poison_limit: Annotated[int, Field(ge=1)] = Field(
+        5, description="server workers lost in a row at one message, seen to take it, after which it is refused"
     )
     checkpoint_seconds: Seconds = Field(60.0, description="longest time between two checkpoints of a stream being trained")
     starved_seconds: Seconds = Field(

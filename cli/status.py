@@ -9,12 +9,14 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
+from coordinator.accuracy import Accuracy, by_cut
 from coordinator.errors import ExperimentError
 from coordinator.experiment import Experiment
 from coordinator.store.interface import Store
 from coordinator.store.ledger import Ledger
 from coordinator.store.open import open_store
-from coordinator.store.records import RoundRecord, Tallies, stream_lease
+from coordinator.store.records import RoundRecord, Scores, Tallies, stream_lease
+from learning.settings import TrainingSettings
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,8 @@ class Snapshot:
     samples: int
     clients: list[dict[str, Any]]
     streams: list[dict[str, Any]]
-    accuracy_round: int
+    accuracy_round: int  # the last one that clients have reported scores of, 0 if there is none,
+    accuracy: Accuracy  # and what they are, by cut
     store_bytes: int
 
 
@@ -62,22 +65,32 @@ def snapshot(run: str, store: Store) -> Snapshot:
     state = ledger.state().record
     kept = ledger.round(state.round) if state.round else None
     roster = ledger.roster().record
+    training = Experiment.from_json(record.experiment).training
+    scores = _last_scores(ledger, training, state.closed)
     return Snapshot(
         run=run,
         phase=state.phase,
         reason=state.reason,
         round=state.round,
         closed=state.closed,
-        rounds=Experiment.from_json(record.experiment).training.rounds,
+        rounds=training.rounds,
         samples=sum((found.record.tallies for found in map(ledger.round, range(1, state.closed + 1)) if found), Tallies()).samples,
         clients=[
             {"id": client.id, "cut": client.cut, "state": client.state, "reason": client.reason, "first_round": client.first_round}
             for client in sorted(roster.clients.values(), key=lambda client: client.index)
         ],
         streams=_streams(ledger, kept.record) if kept else [],
-        accuracy_round=max((number for number in (state.closed, state.closed - 1) if ledger.scores(number).version), default=0),
+        accuracy_round=scores.round,
+        accuracy=by_cut(scores, roster),
         store_bytes=store.usage().used,
     )
+
+
+def _last_scores(ledger: Ledger, training: TrainingSettings, closed: int) -> Scores:
+    """Return the scores of the last round that has any."""
+    evaluated = [number for number in range(closed, 0, -1) if training.evaluates(number)][:2]  # clients may still be at the last
+    found = (ledger.scores(number) for number in evaluated)
+    return next((kept.record for kept in found if kept.version), Scores(round=0))
 
 
 def _streams(ledger: Ledger, record: RoundRecord) -> list[dict[str, Any]]:
@@ -104,8 +117,10 @@ def _view(found: Snapshot) -> Group:
     opened = f"round {found.round} open, " if found.round > found.closed else ""
     head = f"run {found.run}: {found.phase}{reason}, {opened}{found.closed} of {found.rounds} rounds closed"
     head += f", {found.samples} samples, store {found.store_bytes / 2**20:.1f} MiB"
+    cuts = [f"cut {cut} {share['client']:.3f}/{share['server']:.3f}" for cut, share in found.accuracy.items()]
     return Group(
         head,
+        *([f"accuracy after round {found.accuracy_round} at client/server: {', '.join(cuts)}"] if cuts else []),
         _table("clients", found.clients, ("id", "cut", "state", "first_round", "reason")),
         _table("streams", found.streams, ("id", "clients", "status", "worker", "batches")),
     )

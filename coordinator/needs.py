@@ -32,7 +32,7 @@ def compute_needs(experiment: Experiment, network: Network, samples: int | None)
     """Return what a run needs; samples: of the whole training split, None if unknown.
 
     The store holds, for each replica, layers and optimizer state of the round being trained beside those it started from, a
-    checkpoint on its way and, where a stream has several clients, a savepoint; and the shared layers of two versions.
+    checkpoint on its way and, where a stream has several clients, savepoints; and the shared layers of two versions.
     """
     entries = experiment.clients.roster()
     training, transport = experiment.training, experiment.transport
@@ -45,7 +45,7 @@ def compute_needs(experiment: Experiment, network: Network, samples: int | None)
     for members in streams.values():
         first = min(cuts[member] for member in members) + 1
         layers = sum(sizes[number] for number in range(first, network.depth + 1))
-        copies = (3 if training.optimizer_state == "keep" else 2) + (len(members) > 1)
+        copies = (3 if training.optimizer_state == "keep" else 2) + min(len(members) - 1, 2)
         replicas += layers * (1 + MOMENTS[training.server.name]) * copies
     shared = 2 * sum(sizes[number] for number in range(min(cuts.values()) + 1, network.depth + 1))
     batch = max(math.prod(network.feature_shape(cut)) for cut in cuts.values()) * ITEM_SIZES[str(transport.wire_dtype)]

@@ -7,13 +7,11 @@ from pathlib import Path
 
 from broker.crash_points import Between, crash_point
 from broker.events import Emit, RoundEvaluated, RunFinished
-from broker.messages import Score
+from coordinator.accuracy import Accuracy, by_client, by_cut
 from coordinator.experiment import Experiment
 from coordinator.store.ledger import Ledger
 from coordinator.store.records import Departure, RoundRecord, RunState, Tallies, VersionRecord
 from learning.tensors import State, fingerprint, pack, unpack
-
-Accuracy = dict[str, dict[str, float]]
 
 
 class Results:
@@ -89,27 +87,7 @@ class Results:
             self._emit(RoundEvaluated(round=round, accuracy=accuracy))
 
     def _accuracy(self, round: int) -> Accuracy:
-        """Return accuracy by cut, the mean over its clients, at their exits and at the servers."""
-        scores = self._ledger.scores(round).record.clients
-        by_cut: dict[int, list[Score]] = {}
-        for client in self._ledger.roster().record.clients.values():
-            if client.id in scores and scores[client.id].samples:
-                by_cut.setdefault(client.cut, []).append(scores[client.id])
-        return {
-            str(cut): {
-                "client": _mean([score.client_correct / score.samples for score in found]),
-                "server": _mean([score.server_correct / score.samples for score in found]),
-            }
-            for cut, found in sorted(by_cut.items())
-        }
-
-    def _accuracy_by_client(self, round: int) -> dict[str, dict[str, float]]:
-        scores = self._ledger.scores(round).record.clients
-        return {
-            client: {"client": score.client_correct / score.samples, "server": score.server_correct / score.samples}
-            for client, score in sorted(scores.items())
-            if score.samples
-        }
+        return by_cut(self._ledger.scores(round).record, self._ledger.roster().record)
 
     def _rounds(self) -> Iterator[RoundRecord]:
         for number in range(1, self._experiment.training.rounds + 1):
@@ -136,7 +114,7 @@ class Results:
             "bytes_published": totals.bytes,
             "parameters_sha256": digest,
             "accuracy": self._accuracy(training.rounds),
-            "accuracy_by_client": self._accuracy_by_client(training.rounds),
+            "accuracy_by_client": by_client(self._ledger.scores(training.rounds).record),
             "samples_discarded": totals.discarded_samples,
             "dropouts": [self._dropout(departure) for departure in roster.departures],
             "duplicates_dropped": totals.duplicates,
@@ -173,10 +151,6 @@ def _final_states(version: VersionRecord, blob: Callable[..., bytes]) -> Iterato
             yield f"server-layer{number}", unpack(blob(ref))
     for client, ref in sorted(version.halves.items()):
         yield f"client-{client}", unpack(blob(ref))
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
 
 
 def _write_json(path: Path, value: object) -> None:

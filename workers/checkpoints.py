@@ -7,7 +7,7 @@ from concurrent.futures import Future
 
 from coordinator.store.interface import BlobRef
 from coordinator.store.ledger import Claim
-from coordinator.store.records import StreamRecord, VersionRecord, stream_key
+from coordinator.store.records import StreamRecord, Suspect, VersionRecord, stream_key
 from learning.halves import ServerHalf
 from workers.context import WorkerContext
 from workers.intake import Intake
@@ -101,6 +101,14 @@ class Checkpoints:
         """Begin to write the position and the replica."""
         self._write(half, self._position.record())
 
+    def note(self, client: str, sequence: int) -> None:
+        """Begin to write that a message is about to be taken, when all before it is written and nothing is being written."""
+        known = self.record.suspect
+        before = known.workers if known and (known.client, known.sequence) == (client, sequence) else 0
+        there = {name: getattr(self.record, name) for name in ("layers", "optimizer", "savepoint")}
+        suspect = Suspect(client=client, sequence=sequence, workers=before + 1)
+        self._saver.note(self._position.record().model_copy(update={**there, "suspect": suspect}), self._done)
+
     def commit(self, half: ServerHalf) -> None:
         """Begin to write the last one, when none is being written."""
         self._write(half, self._position.record(status="committed"))
@@ -135,10 +143,10 @@ class Checkpoints:
         self._started = time.monotonic()
         attached, self._attached = self._attached, {}
 
-        def done(future: "Future[StreamRecord]") -> None:
-            self._context.mailbox.post(lambda: self._saved(future))
+        self._saver.start(half, record, list(attached.values()), self._done)
 
-        self._saver.start(half, record, list(attached.values()), done)
+    def _done(self, future: "Future[StreamRecord]") -> None:
+        self._context.mailbox.post(lambda: self._saved(future))
 
     def _saved(self, future: "Future[StreamRecord]") -> None:
         if self._closed:  # the saver ended after the stream did

@@ -1,7 +1,6 @@
 """The client: trains its half on its own data, publishes features, and never waits for a gradient."""
 
 import threading
-import time
 from contextlib import AbstractContextManager, nullcontext
 
 from broker.crash_points import Between, crash_point
@@ -9,13 +8,13 @@ from broker.events import Emit, Waiting
 from broker.mailbox import Mailbox
 from broker.messages import Acknowledgement, Join, Message, Prediction, Refusal, Score, Target, Welcome
 from broker.transport import Transport
-from learning.errors import SettingsError, TensorError
+from learning.errors import SettingsError
 from learning.layers import build_network
 from workers.aim import Aim
 from workers.client_data import LocalNames, load_client_data, local_settings
 from workers.client_state import ClientState, Identity
 from workers.context import Stopped
-from workers.evaluation import Evaluator
+from workers.evaluation import Evaluator, VersionGone
 from workers.link import Link
 from workers.local_training import LocalTraining, Lost
 from workers.publisher import Publisher
@@ -204,9 +203,9 @@ class ClientWorker:
             self._scores[round] = self._evaluator.score(
                 self._training.half, self._dataset, self._network.feature_shape(self._cut), round
             )
-        except TensorError:  # perhaps given up meanwhile, and what it asks for is not kept any more: it will be told
-            self._wait(2 * self._settings.transport.heartbeat_interval)
-            raise
+        except VersionGone:  # it was given up meanwhile, or has not heard how far the run is: it will be told
+            self._turn(WAIT_SECONDS)
+            return
         crash_point(Between.SCORE_AND_REPORT)
         self._scores = dict(sorted(self._scores.items())[-SCORES_KEPT:])
         self._report(now=True)
@@ -214,11 +213,6 @@ class ClientWorker:
     def _report(self, *, now: bool = False) -> None:
         recorded = self._heard.target.recorded if self._heard.target else 0
         self._link.update(scores=tuple(score for scored, score in self._scores.items() if scored > recorded), now=now)
-
-    def _wait(self, seconds: float) -> None:
-        until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0:
-            self._turn(left)
 
     def _turn(self, timeout: float) -> None:
         """Hear what has come in. Raises Stopped or _Rewind where that ends what is being done."""

@@ -24,6 +24,10 @@ WAIT_SECONDS = 0.5
 AGAIN_SECONDS = 1.0  # until a request that was not taken or cannot be answered yet is sent again
 
 
+class VersionGone(Exception):
+    """The servers do not keep the layers any more that were to be evaluated: the run has gone on."""
+
+
 @dataclass
 class _Asked:
     """A request on its way."""
@@ -47,14 +51,16 @@ class Evaluator:
         self._correct = 0
         self._answered = 0
         self._error = ""
+        self._gone = False
 
     def score(self, half: ClientHalf, dataset: Dataset, feature_shape: tuple[int, ...], version: int) -> Score:
         """Return a client's score after a round, over the test split; waits until every batch is answered.
 
-        feature_shape: of one sample at the client's cut. Raises TensorError if a server worker cannot answer, and what ``turn``
-        raises.
+        feature_shape: of one sample at the client's cut. Raises VersionGone if the round's layers are not kept any more,
+        TensorError if a server worker cannot answer for another reason, and what ``turn`` raises.
         """
         self._asked.clear()
+        self._error, self._gone = "", False
         self._correct = self._answered = 0
         samples = correct = 0
         for images, labels in self._batches(dataset, feature_shape, version):
@@ -73,6 +79,9 @@ class Evaluator:
         asked = self._asked.get(message.request) if isinstance(message, Prediction) else None
         if asked is None or not isinstance(message, Prediction):
             return
+        if message.gone:
+            self._gone = True
+            return
         if message.probabilities is None and message.error is None:
             asked.at = time.monotonic() - self._retry + AGAIN_SECONDS
             return
@@ -82,6 +91,8 @@ class Evaluator:
             return
         try:
             predicted = from_wire(message.probabilities).argmax(dim=1)
+            if predicted.shape != asked.labels.shape:
+                raise TensorError(f"{len(predicted)} predictions for {len(asked.labels)} samples")
             self._correct += int((predicted == asked.labels).sum())
             self._answered += len(asked.labels)
         except (TensorError, RuntimeError, IndexError) as error:
@@ -116,6 +127,8 @@ class Evaluator:
     def _wait(self, done: Callable[[], bool]) -> None:
         while not done():
             self._turn(WAIT_SECONDS)
+            if self._gone:
+                raise VersionGone
             if self._error:
                 raise TensorError(f"server worker: {self._error}")
             for request, asked in list(self._asked.items()):

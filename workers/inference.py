@@ -24,8 +24,12 @@ REPLICAS_HELD = 2
 MOST_SAMPLES = 1000  # of one request
 
 
-class _NotYet(Exception):
-    """The version that is asked for is not there: a store that lost its last writes has gone back behind it."""
+class _NotThere(Exception):
+    """The version that is asked for is not there. gone: it was, else a store that lost its last writes has gone back behind it."""
+
+    def __init__(self, *, gone: bool) -> None:
+        super().__init__()
+        self.gone = gone
 
 
 class InferenceService:
@@ -91,12 +95,12 @@ class InferenceService:
             if request.cut + 1 < half.numbers.start:
                 raise TensorError(f"no layer {request.cut + 1} here: no client of this run cuts at {request.cut}")
             probabilities = half.predict(features, request.cut)
-        except _NotYet:
-            return Prediction(client=request.client, request=request.request, probabilities=None, error=None)
+        except _NotThere as error:
+            return Prediction(client=request.client, request=request.request, gone=error.gone)
         except (LearningError, MissingBlob) as error:
-            return Prediction(client=request.client, request=request.request, probabilities=None, error=str(error)[:2000])
+            return Prediction(client=request.client, request=request.request, error=str(error)[:2000])
         wire, _ = to_wire(probabilities, "float32")
-        return Prediction(client=request.client, request=request.request, probabilities=wire, error=None)
+        return Prediction(client=request.client, request=request.request, probabilities=wire)
 
     def _key(self, request: InferenceRequest) -> tuple[int, str]:
         return request.version, "" if averaged(self._context.settings.training) else request.client
@@ -106,9 +110,7 @@ class InferenceService:
         key = self._key(request)
         kept = self._context.ledger.version(request.version)
         if kept is None:
-            if request.version > self._context.ledger.state().record.closed:
-                raise _NotYet
-            raise TensorError(f"version {request.version} of the layers is not kept")
+            raise _NotThere(gone=request.version <= self._context.ledger.state().record.closed)
         if key not in self._halves or self._halves[key][0] != kept.version:  # a store that lost a version is given another
             context = self._context
             half = load_version(context.network, context.settings.training, context.ledger, kept.record, key[1])

@@ -17,13 +17,15 @@ class Bounds:
     """How much an intake takes, the same for every worker of a run.
 
     prefetch: deliveries that the subscription hands out unacknowledged; a message of more parts would never be complete.
-    limit: bytes of the largest message. batch: bytes of the largest frame of a batch: so many for each of the prefetch may be
-    held. marker: bytes of an end of round that brings the client's half; one message may have these instead.
+    limit: bytes of the largest message. frame: bytes of the largest frame of a batch: so many for each of the prefetch may be
+    held. batch: bytes of all frames of a batch. marker: bytes of an end of round that brings the client's half; one message at
+    a time may have these instead.
     """
 
     prefetch: int = MAX_FRAMES
     limit: int = 32 * MIB
-    batch: int = 32 * MIB
+    frame: int = 32 * MIB
+    batch: int = MAX_FRAMES * 32 * MIB
     marker: int = 0
 
 
@@ -36,6 +38,9 @@ class Refuse(Protocol):
     def placed(self, intake: "Intake", delivery: Delivery, frame: Frame, reason: str, /) -> None:
         """Refuse part of a sequence; between ``block`` and ``unblock``."""
 
+    def given_up(self, intake: "Intake", delivery: Delivery, /) -> None:
+        """Count a delivery that was refused as part of a sequence, and whose turn will not come; as ``unplaced`` ends."""
+
     def again(self, intake: "Intake", delivery: Delivery, frame: Frame, /) -> bool:
         """Take a sequence that comes again, before it is settled; return whether it is of use, else it is a duplicate."""
 
@@ -46,15 +51,17 @@ class _Parked:
 
     parts: int
     deliveries: dict[int, Delivery] = field(default_factory=dict)
+    size: int = 0  # bytes of them
     fault: str = ""  # why it was refused when it arrived, before its turn
 
 
 @dataclass(frozen=True)
 class Taken:
-    """A sequence whose turn it is: its frames, in order, or why they were refused when they arrived."""
+    """A sequence whose turn it is: its frames, in order, and their deliveries; or why it was refused when it arrived."""
 
     sequence: int
     frames: list[Frame]
+    deliveries: list[Delivery]
     fault: str = ""
 
 
@@ -84,11 +91,12 @@ class Intake:
         self._bounds = bounds
         self._over = False
         self._large: int | None = None  # the sequence that may be larger than a batch,
-        self._later_large: tuple[int, int, int] | None = None  # and the one of a later round
+        self._later_large: dict[tuple[int, int, int], set[int]] = {}  # and the one of a later round, with its parts that are here
         self._unplaced = 0  # deliveries refused and not acknowledged yet
         self._later: list[Delivery] = []  # of later rounds and incarnations
         self._parked: dict[int, _Parked] = {}
-        self._held: dict[int, list[Delivery]] = {}  # by sequence: what is not acknowledged yet
+        self._held: dict[int, list[Delivery]] = {}  # by sequence: what is not acknowledged yet; without bodies, which are parked
+        self._bytes: dict[int, int] = {}  # by sequence: of what has had its effect
         self._blocked: Counter[int] = Counter()  # by sequence: dead letters that are not safe yet
         self.unsettled = 0  # deliveries that have had their effect and are not acknowledged,
         self.unsettled_bytes = 0  # and their bytes
@@ -100,9 +108,9 @@ class Intake:
             return
         if item.generation > self._generation:
             self._generation = item.generation
-            self._parked.clear()
-            self._held.clear()
-            self._later.clear()
+            for kept in (self._parked, self._held, self._bytes, self._later, self._later_large):
+                kept.clear()
+            self._large = None
             self.unsettled = self.unsettled_bytes = self._unplaced = 0
         if isinstance(item, Delivery) and not self._over:
             self._place(item)
@@ -121,36 +129,54 @@ class Intake:
         held = sum(map(len, self._held.values())) + len(self._later) + self._unplaced
         return held >= self._bounds.prefetch and not self.ready()
 
-    def give_up_ahead(self) -> None:
-        """Refuse all that cannot be trained yet, so that the expected sequence can be delivered; a client sends the rest again."""
+    def give_up_ahead(self) -> int:
+        """Refuse all that cannot be trained yet, so that the expected sequence can be delivered; a client sends the rest again.
+
+        Returns how many deliveries that were; what was refused already stays until its dead letter is safe.
+        """
         reason = f"in the way of sequence {self.expected} of round {self._round}, which does not come"
         given_up = [delivery for delivery in self._later if delivery.body]
         self._later = [delivery for delivery in self._later if not delivery.body]
+        copies: list[Delivery] = []
+        faults = 0
         for sequence in [known for known in self._held if known >= self.expected and not self._blocked[known]]:
-            self._parked.pop(sequence, None)
-            held = self._held.pop(sequence)
-            given_up += [delivery for delivery in held if delivery.body]
-            self._ack([delivery for delivery in held if not delivery.body])  # copies of the others
+            parked, held = self._parked.pop(sequence), self._held.pop(sequence)
+            if parked.fault:
+                self._unplaced += len(held)
+                faults += len(held)
+                for delivery in held:
+                    self._refuse.given_up(self, delivery)
+            else:
+                bodies = {delivery.tag: delivery for delivery in parked.deliveries.values()}
+                given_up += bodies.values()
+                copies += [delivery for delivery in held if delivery.tag not in bodies]
+        self._ack(copies)
+        self._large = None
         for delivery in given_up:
             self._refuse_unplaced(delivery, decode(delivery.body, Frame), reason)
+        return len(given_up) + len(copies) + faults
 
     def next(self) -> Taken | None:
         """Return the expected sequence and expect the one after; None if it is not here."""
         if not self.ready():
             return None
         parked, sequence = self._parked.pop(self.expected), self.expected
-        self._count(self._held[sequence], 1)
+        if sequence == self._large:
+            self._large = None
+        deliveries = [parked.deliveries[part] for part in range(parked.parts)] if not parked.fault else []
+        self._bytes[sequence] = parked.size if not parked.fault else 0
+        self.unsettled += len(self._held[sequence])
+        self.unsettled_bytes += self._bytes[sequence]
         self.expected += 1
-        if parked.fault:
-            return Taken(sequence, [], parked.fault)
-        return Taken(sequence, [decode(parked.deliveries[part].body, Frame) for part in range(parked.parts)])
+        return Taken(sequence, [decode(delivery.body, Frame) for delivery in deliveries], deliveries, parked.fault)
 
     def settle(self, durable: int) -> None:
         """Acknowledge every delivery whose sequence the durable position has passed: the one rule of acknowledgement."""
         self._durable = max(self._durable, durable)
         for sequence in [known for known in self._held if known < self._durable and not self._blocked[known]]:
             deliveries = self._held.pop(sequence)
-            self._count(deliveries, -1)
+            self.unsettled -= len(deliveries)
+            self.unsettled_bytes -= self._bytes.pop(sequence, 0)
             self._ack(deliveries)
 
     def block(self, sequence: int) -> None:
@@ -167,22 +193,17 @@ class Intake:
         count, self._duplicates = self._duplicates, 0
         return count
 
-    def bodies(self, sequence: int) -> list[Delivery]:
-        """Return the deliveries held for a sequence, without copies."""
-        return [delivery for delivery in self._held.get(sequence, ()) if delivery.body]
-
     def may_count(self, delivery: Delivery) -> bool:
         """What has no place in the sequence became a dead letter; return whether to count it: else it will come again."""
         current = delivery.generation == self._generation
-        if current:
-            self._count([delivery], 1)
+        self.unsettled += current
         return current
 
     def ack_refused(self, delivery: Delivery) -> None:
         """Acknowledge what has no place in the sequence and was counted for good."""
         if delivery.generation == self._generation:
             self._unplaced -= 1
-            self._count([delivery], -1)
+            self.unsettled -= 1
             self._ack([delivery])
 
     def close(self) -> None:
@@ -222,12 +243,15 @@ class Intake:
     def _put_off(self, delivery: Delivery, frame: Frame) -> None:
         """Hold a later round's frame: it stays unacknowledged and comes again when the channel closes."""
         size = len(delivery.body)
-        if size <= self._bounds.batch:
+        if size <= self._bounds.frame:
             self._later.append(delivery)
             return
         place = (frame.incarnation, frame.round, frame.sequence)
-        self._later_large = self._later_large or place
-        if self._later_large == place:
+        if not self._later_large:
+            self._later_large[place] = set()
+        parts = self._later_large.get(place)
+        if parts is not None and frame.part not in parts:
+            parts.add(frame.part)
             self._later.append(_emptied(delivery))
         else:
             self._refuse_unplaced(delivery, frame, f"{size} bytes, more than a batch has, and not the only one")
@@ -236,50 +260,45 @@ class Intake:
         if frame.sequence < self.expected:
             self._repeat(delivery, frame)
             return
-        held = self._held.setdefault(frame.sequence, [])
+        self._held.setdefault(frame.sequence, []).append(_emptied(delivery))
         parked = self._parked.setdefault(frame.sequence, _Parked(frame.parts))
+        if parked.fault:
+            self._refuse.placed(self, delivery, frame, parked.fault)
+            return
         if frame.parts != parked.parts and len(parked.deliveries) < parked.parts:  # sent again under another message limit
-            held[:] = map(_emptied, held)
-            parked = self._parked[frame.sequence] = _Parked(frame.parts, fault=parked.fault)
-        if parked.fault or not self._fits(delivery, frame.sequence, parked):
-            parked.fault = parked.fault or f"{len(delivery.body)} bytes or more, which neither a batch nor a client's half has"
-            bodies = [*(known for known in held if known.body), delivery]
-            held[:] = map(_emptied, (*held, delivery))
-            parked.deliveries.clear()
+            parked = self._parked[frame.sequence] = _Parked(frame.parts)
+        if frame.part in parked.deliveries or frame.parts != parked.parts:
+            self._duplicates += 1
+        elif self._fits(len(delivery.body), frame.sequence, parked):
+            parked.deliveries[frame.part] = delivery
+            parked.size += len(delivery.body)
+        else:
+            parked.fault = f"{len(delivery.body)} bytes or more, which neither a batch nor a client's half has"
+            bodies, parked.deliveries = [*parked.deliveries.values(), delivery], {}
             for body in bodies:
                 self._refuse.placed(self, body, frame, parked.fault)
-        elif frame.part in parked.deliveries or frame.parts != parked.parts:
-            held.append(_emptied(delivery))
-            self._duplicates += 1
-        else:
-            held.append(delivery)
-            parked.deliveries[frame.part] = delivery
 
     def _repeat(self, delivery: Delivery, frame: Frame) -> None:
         """Take a delivery of a sequence whose turn has been: what has had its effect, or was refused."""
-        emptied = _emptied(delivery)
-        self._held.setdefault(frame.sequence, []).append(emptied)
-        self._count([emptied], 1)
-        if len(delivery.body) > self._bounds.batch:
+        self._held.setdefault(frame.sequence, []).append(_emptied(delivery))
+        self.unsettled += 1
+        if len(delivery.body) > self._bounds.frame:
             frame = frame.model_copy(update={"requeued": False})  # it has been refused for its size
         self._duplicates += not self._refuse.again(self, delivery, frame)
         self.settle(self._durable)
 
-    def _fits(self, delivery: Delivery, sequence: int, parked: _Parked) -> bool:
+    def _fits(self, size: int, sequence: int, parked: _Parked) -> bool:
         """Return whether a delivery may be held until its turn comes: as a batch, or as the one message that may be larger."""
-        size = len(delivery.body)
-        if size > self._bounds.batch and self._large is None:
+        whole = parked.size + size
+        if size <= self._bounds.frame and whole <= self._bounds.batch:
+            return True
+        if self._large is None:
             self._large = sequence
-        held = sum(len(known.body) for known in parked.deliveries.values())
-        return size <= self._bounds.batch or (sequence == self._large and held + size <= self._bounds.marker)
+        return sequence == self._large and whole <= self._bounds.marker
 
     def _refuse_unplaced(self, delivery: Delivery, frame: Frame | None, reason: str) -> None:
         self._unplaced += 1
         self._refuse.unplaced(self, delivery, frame, reason)
-
-    def _count(self, deliveries: list[Delivery], sign: int) -> None:
-        self.unsettled += sign * len(deliveries)
-        self.unsettled_bytes += sign * sum(len(delivery.body) for delivery in deliveries)
 
     def _ack(self, deliveries: list[Delivery]) -> None:
         if self.subscription is not None:
@@ -287,5 +306,5 @@ class Intake:
 
 
 def _emptied(delivery: Delivery) -> Delivery:
-    """Return what it takes to acknowledge a delivery whose body is of no use any more, or is kept elsewhere."""
+    """Return what it takes to acknowledge a delivery."""
     return replace(delivery, body=b"")

@@ -37,7 +37,8 @@ class Position:
 
     def record(self, status: Literal["training", "committed"] = "training") -> StreamRecord:
         """Return the document that holds this position; the saver adds the replica's blobs."""
-        return self._record.model_copy(update={"status": status, "clients": dict(self._clients), "halves": dict(self._halves)})
+        own = {"status": status, "clients": dict(self._clients), "halves": dict(self._halves), "suspect": None}
+        return self._record.model_copy(update=own)
 
     def trained(self, client: str, step: Step, size: int, said: bytes, digest: bytes) -> None:
         """One batch has been trained.

@@ -44,9 +44,9 @@ class Refusals:
         self._counted: deque[_Counted] = deque()  # that count is not durable yet
 
     @property
-    def late(self) -> bool:
-        """Whether a requeued frame is to have its effect."""
-        return bool(self._late)
+    def late(self) -> int | None:
+        """The sequence whose requeued frame is to have its effect next."""
+        return self._late[0][1].sequence if self._late else None
 
     @property
     def unsaved(self) -> bool:
@@ -63,8 +63,8 @@ class Refusals:
         reason = reason[:MOST_REASON]
         self._position.refused(self._client.id, taken.sequence, reason)
         crash_point(Between.REFUSAL_AND_LETTER)
-        for delivery in intake.bodies(taken.sequence) if taken.frames else ():
-            self.placed(intake, delivery, taken.frames[0], reason)
+        for delivery, frame in zip(taken.deliveries, taken.frames, strict=True):
+            self.placed(intake, delivery, frame, reason)
 
     def unplaced(self, intake: Intake, delivery: Delivery, frame: Frame | None, reason: str) -> None:
         """Refuse what has no place. Counted when it is safe: until then it comes again with every new channel."""
@@ -79,6 +79,11 @@ class Refusals:
                 self._counted.append(_Counted(self._position.count_refused(self._client.id), emptied, digest))
 
         self._dead.refuse(delivery, frame, reason, safe)
+
+    def given_up(self, intake: Intake, delivery: Delivery) -> None:
+        """Count what was refused as part of a sequence whose turn will not come; its dead letter is safe."""
+        if intake.may_count(delivery):
+            self._counted.append(_Counted(self._position.count_refused(self._client.id), delivery, b""))
 
     def again(self, intake: Intake, delivery: Delivery, frame: Frame) -> bool:
         """Take a sequence that comes again; return whether it was requeued whole, to fill its hole.
@@ -134,5 +139,6 @@ class Refusals:
 
     def placed(self, intake: Intake, delivery: Delivery, frame: Frame, reason: str) -> None:
         """Refuse part of a sequence: it is not acknowledged before its dead letter is safe."""
-        intake.block(frame.sequence)
-        self._dead.refuse(delivery, frame, reason, lambda: intake.unblock(frame.sequence))
+        sequence = frame.sequence  # of the frame nothing else is kept until its letter is safe
+        intake.block(sequence)
+        self._dead.refuse(delivery, frame, reason, lambda: intake.unblock(sequence))

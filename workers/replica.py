@@ -146,6 +146,11 @@ class Saver:
         """Keep a replica as the savepoint, until it is written with the next checkpoint."""
         self.marked = Clone.of(half)
 
+    def note(self, record: StreamRecord, done: Callable[["Future[StreamRecord]"], None]) -> None:
+        """Begin to write a record of what is in the store already. ``done`` is called on the saver's thread."""
+        self._future = self._pool.submit(self._point_to, record)
+        self._future.add_done_callback(done)
+
     def start(
         self, half: ServerHalf, record: StreamRecord, attached: list[bytes], done: Callable[["Future[StreamRecord]"], None]
     ) -> None:
@@ -185,16 +190,20 @@ class Saver:
                 "savepoint": None if commits else self._savepoint(marked, refs[len(replica) :][: len(point)]),
             }
         )
-        superseded = self.claim.kept.record.blobs() - saved.blobs()
-        self.claim = self._ledger.advance(self.claim, saved)
-        crash_point(Between.POINTER_AND_SWEEP)
-        self._ledger.store.drop_blobs(superseded, fence=self.claim.lease)
+        self._point_to(saved)
         if commits and saved.optimizer is not None:
             self._cache.keep(saved.stream, saved.optimizer, clone.optimizer)
         self.seconds = time.monotonic() - began
         size = sum(map(len, (*replica, *point, *attached)))
         self._emit(CheckpointSaved(round=record.round, stream=record.stream, bytes=size, seconds=self.seconds))
         return saved
+
+    def _point_to(self, record: StreamRecord) -> StreamRecord:
+        superseded = self.record.blobs() - record.blobs()
+        self.claim = self._ledger.advance(self.claim, record)
+        crash_point(Between.POINTER_AND_SWEEP)
+        self._ledger.store.drop_blobs(superseded, fence=self.claim.lease)
+        return record
 
     def _savepoint(self, marked: Clone | None, refs: list[BlobRef]) -> Savepoint | None:
         return marked.savepoint(refs) if marked else self.record.savepoint

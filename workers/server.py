@@ -9,11 +9,11 @@ from typing import Final
 from broker import topology
 from broker.crash_points import Between, crash_point
 from broker.dead_letters import DeadLetters
-from broker.errors import BrokerUnavailable, UnknownQueue
+from broker.errors import BrokerError, BrokerUnavailable, UnknownQueue
 from broker.events import Emit, StreamClaimed, StreamLost, Waiting
 from broker.mailbox import Mailbox
 from broker.transport import Delivery, Reopened, Transport
-from coordinator.errors import LeaseLost, MissingBlob, RunConflict, StoreUnavailable
+from coordinator.errors import LeaseLost, MissingBlob, RunConflict, StoreError, StoreUnavailable
 from coordinator.store.interface import Store
 from coordinator.store.lasting import Lasting
 from coordinator.store.lease_keeper import LeaseKeeper
@@ -187,7 +187,10 @@ class ServerWorker:
         died = False
         try:
             yield
-        except (LeaseLost, UnknownQueue, Released, Stopped, BrokerUnavailable, StoreUnavailable):
+        except MissingBlob:
+            died = True
+            raise
+        except (Released, Stopped, BrokerError, StoreError):
             raise
         except Exception:
             died = True

@@ -5,13 +5,14 @@ import time
 from broker import codec, topology
 from broker.crash_points import Between, crash_point
 from broker.errors import MalformedMessage
-from broker.events import BatchTrained, ClientRoundEnded, Waiting
+from broker.events import BatchTrained, ClientRoundEnded
 from broker.messages import Activations, EndOfRound, Frame
 from coordinator.store.ledger import Claim
-from coordinator.store.records import StreamClient, StreamPlan, VersionRecord, stream_lease
+from coordinator.store.records import StreamClient, StreamPlan, VersionRecord
 from learning.errors import TensorError
 from learning.halves import Step
 from workers.batches import bounds, check_activations, check_marker, check_size
+from workers.caution import Caution
 from workers.checkpoints import Checkpoints
 from workers.context import Released, Stopped, WorkerContext
 from workers.features import next_digest
@@ -20,12 +21,11 @@ from workers.intake import Intake, Taken
 from workers.position import Position
 from workers.refusals import Refusals
 from workers.replies import Replies
+from workers.silence import Silence
 
 TICK = 0.5  # seconds between two looks at timers while nothing arrives
 LASTING_TICK = 0.1  # the same while all that is left to do is to wait for the store
-STARVED_LONG = 5  # times starved_seconds, until a silent queue is looked into
 DRAIN_SECONDS = 1.0  # a client being given up is closed when its queue has been silent for this long
-CAREFUL = 2  # workers lost in a row before one saves after every step, to find out which of them they are lost at
 
 
 class StreamWorker:
@@ -42,12 +42,16 @@ class StreamWorker:
         self._round = claim.kept.record.round
         self._replies = Replies(context, self._position, plan, self._round)
         self._half = self._checkpoints.load()
-        self._lost = claim.lease.lost
-        self._suspect = self._lost >= context.settings.transport.poison_limit  # what comes first
-        self._arrived = self._asked = time.monotonic()  # at which a batch came, and at which a silent queue was looked into
-        self._leaving = self._clogged = False
+        self._caution = Caution(
+            claim,
+            self._checkpoints,
+            self._position,
+            steps=context.settings.prefetch(context.network) // 2,
+            limit=context.settings.transport.poison_limit,
+        )
         self._intake: Intake | None = None
-        self._refusals: Refusals  # of the client being trained
+        self._refusals: Refusals  # of the client being trained,
+        self._silence: Silence  # and of its queue
 
     def run(self) -> None:
         """Train until the stream is committed.
@@ -75,14 +79,14 @@ class StreamWorker:
         intake = Intake(client, self._round, progress.sequence, refusals, bound, durable=durable)
         queue = topology.activations(context.settings.run, client.id, context.settings.transport)
         context.transport.declare(queue)
-        self._intake, self._clogged = intake, False
+        self._intake = intake
         intake.subscription = context.transport.subscribe(queue.name, bound.prefetch, context.mailbox.sink(intake.receive))
-        self._arrived = self._asked = time.monotonic()
+        self._silence = Silence(context, self._replies, self._round)
         try:
             while not self._position.of(client.id).ended:
                 self._turn(client, intake)
             intake.stop()
-            while refusals.late or refusals.unsettled:
+            while refusals.late is not None or refusals.unsettled:
                 self._turn_late(intake)
             if client is self._plan.clients[-1]:
                 self._commit()
@@ -100,34 +104,36 @@ class StreamWorker:
     def _turn(self, client: StreamClient, intake: Intake) -> None:
         context = self._context
         self._mind()
-        ready = intake.ready() and not self._is_held_back()
-        context.mailbox.handle(0 if ready or self._inference.waiting else TICK)
+        context.mailbox.handle(0 if self._inference.waiting or self._is_ready(intake) else TICK)
         self._settle(intake)
         self._inference.serve_one()
-        self._refusals.turn(intake)
-        taken = None if self._is_held_back() else intake.next()
+        self._take_requeued(intake)
+        taken = intake.next() if self._is_ready(intake) else None
         if taken is not None:
-            self._arrived, self._leaving = time.monotonic(), False
+            self._silence.ends()
             self._take_effect(client, intake, taken)
+        elif intake.ready():  # held back
+            self._silence.ends()
         elif self._position.of(client.id).tallies.refused > context.settings.transport.refused_limit:
             self._close(client, "too many of its messages were refused")
-        elif context.keeper.closing(client.id, client.incarnation) and self._silent() > DRAIN_SECONDS:
+        elif context.keeper.closing(client.id, client.incarnation) and self._silence.seconds > DRAIN_SECONDS:
             self._close(client, "dropped out")
-        elif self._silent() > context.settings.transport.starved_seconds:
-            self._starved(client, intake)
-        wanted = self._leaving or self._refusals.unsaved or self._lost >= CAREFUL
-        if self._checkpoints.is_due(intake, self._silent(), wanted=wanted):
+        elif self._silence.seconds > context.settings.transport.starved_seconds:
+            self._silence.look(intake)
+        wanted = self._silence.leaving or self._refusals.unsaved or self._caution.is_taken
+        if self._checkpoints.is_due(intake, self._silence.seconds, wanted=wanted):
             self._checkpoint(client)
-        if self._leaving and not self._position.unsaved and not self._checkpoints.busy:
+        if self._silence.leaving and not self._position.unsaved and not self._checkpoints.busy:
             raise Released
 
     def _turn_late(self, intake: Intake) -> None:
         """The client's round has ended: what was requeued or refused before that is made durable."""
         self._mind()
-        self._refusals.turn(intake)
-        if self._checkpoints.is_due(intake, self._silent(), wanted=self._refusals.unsettled):
+        self._take_requeued(intake)
+        if self._checkpoints.is_due(intake, self._silence.seconds, wanted=self._refusals.unsettled or self._caution.is_taken):
             self._checkpoint(intake.client)
-        self._context.mailbox.handle(0 if self._refusals.late else TICK)
+        late = self._refusals.late is not None and not self._caution.is_taken
+        self._context.mailbox.handle(0 if late else TICK)
         self._settle(intake)
 
     def _mind(self) -> None:
@@ -137,9 +143,13 @@ class StreamWorker:
         if self._context.stop.is_set():
             raise Stopped
 
-    def _is_held_back(self) -> bool:
-        """Return whether the next step has to wait until the last is saved: others were lost here, and it must be seen where."""
-        return self._lost >= CAREFUL and (self._position.unsaved or self._checkpoints.busy)
+    def _is_ready(self, intake: Intake) -> bool:
+        return intake.ready() and self._caution.allows(intake.client.id, intake.expected)
+
+    def _take_requeued(self, intake: Intake) -> None:
+        late = self._refusals.late
+        if late is not None and self._caution.allows(intake.client.id, late):
+            self._refusals.turn(intake)
 
     def _close(self, client: StreamClient, reason: str) -> None:
         """End a client's round before its marker, and keep or discard what came before."""
@@ -172,15 +182,10 @@ class StreamWorker:
             self._mind()
             self._context.mailbox.handle(TICK)
 
-    def _silent(self) -> float:
-        return time.monotonic() - self._arrived
-
     def _take_effect(self, client: StreamClient, intake: Intake, taken: Taken) -> None:
-        suspect, self._suspect = self._suspect, False
         size = sum(len(frame.body) for frame in taken.frames)
         try:
-            if suspect:
-                raise MalformedMessage(f"{self._lost} server workers in a row were lost at it")
+            self._caution.check()
             if taken.fault:
                 raise MalformedMessage(taken.fault)
             check_size(size, client.cut, self._context.network, self._context.settings)
@@ -236,6 +241,7 @@ class StreamWorker:
         """Fill a hole with what was requeued; raise MalformedMessage or TensorError if it is still not right."""
         if self._position.of(client.id).discarded:
             raise MalformedMessage("the client was given up and its round discarded")
+        self._caution.check()
         check_size(len(frame.body), client.cut, self._context.network, self._context.settings)
         message = codec.join([frame], Activations, EndOfRound)
         if isinstance(message, Activations):
@@ -247,33 +253,6 @@ class StreamWorker:
                 raise MalformedMessage("an end of round, but batches came after it")
             self._accept(client, message, frame.sequence)
             self._position.ended_late(client.id, frame.sequence, message)
-
-    def _starved(self, client: StreamClient, intake: Intake) -> None:
-        """Nothing has come for a while: let another stream go first, or look for what may be lost."""
-        now = time.monotonic()
-        if now - self._asked < STARVED_LONG * self._context.settings.transport.starved_seconds:
-            return
-        self._asked = now
-        self._replies.acknowledge(client, resend=True)
-        crash_point(Between.RESEND_AND_REOPEN)
-        clogged_before, self._clogged = self._clogged, intake.clogged()
-        if self._others_wait() and not self._clogged:
-            self._leaving = True
-            return
-        self._context.emit(
-            Waiting(role=self._context.name, what=f"client {client.id}, round {self._round} sequence {intake.expected}")
-        )
-        if clogged_before and self._clogged:  # all of it came again, and what is expected was not among it
-            intake.give_up_ahead()
-        elif intake.subscription is not None:  # a queue that was deleted and declared again may have forgotten its consumer
-            intake.subscription.reopen()
-
-    def _others_wait(self) -> bool:
-        ledger = self._context.ledger
-        kept = ledger.round(self._round)
-        if kept is None:
-            return False
-        return any(ledger.store.holder(stream_lease(plan.id)) is None for plan in ledger.unfinished(kept.record))
 
     def _checkpoint(self, client: StreamClient) -> None:
         self._mend(client)

@@ -250,6 +250,14 @@ class Savepoint(Record):
         return {*self.layers.values(), self.optimizer}
 
 
+class Suspect(Record):
+    """The message that workers may have been lost at: each has written this before it took it."""
+
+    client: ClientId
+    sequence: Count
+    workers: Positive
+
+
 class StreamRecord(Record):
     """A stream's last checkpoint, or its commit: replica, optimizer state, position and tallies together."""
 
@@ -262,6 +270,7 @@ class StreamRecord(Record):
     optimizer: BlobRef | None = None
     halves: dict[ClientId, BlobRef] = {}
     savepoint: Savepoint | None = None  # where its client began; None: where the round starts
+    suspect: Suspect | None = None
 
     def blobs(self) -> set[BlobRef]:
         """Return all blobs that this document points to."""

@@ -123,10 +123,10 @@ def test_a_server_killed_and_started_again_in_mid_round(
 
 
 def test_a_message_that_no_worker_survives_is_refused(deploy: Deploy, undisturbed: Undisturbed) -> None:
-    deployment = deploy(*SMALL, *PACED, "training.strategy=sequential", "transport.poison_limit=3")
+    deployment = deploy(*SMALL, *PACED, "training.strategy=sequential", "transport.poison_limit=2")
     deployment.coordinator()
     deployment.clients()
-    for _ in range(3):
+    for _ in range(4):  # from the third on it is seen where they are lost
         victim = deployment.server(arm=(Between.STEP_AND_CHECKPOINT, 1))
         assert victim.wait() == -signal.SIGKILL, victim.text()
     survivor = deployment.server()
@@ -136,4 +136,4 @@ def test_a_message_that_no_worker_survives_is_refused(deploy: Deploy, undisturbe
     found, whole = summary(deployment.output), undisturbed(*SMALL)["samples_trained"]
     assert (found["refused"], found["samples_trained"]) == (1, whole - deployment.setup.experiment().training.batch_size)
     (refused,) = survivor.all(MessageRefused)
-    assert "3 server workers in a row were lost at it" in refused["reason"]
+    assert "server workers were lost at it" in refused["reason"]

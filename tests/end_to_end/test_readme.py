@@ -143,7 +143,10 @@ def test_on_many_machines(
     assert (tmp_path / "client-01" / "client.json").exists()
     monkeypatch.setenv("SPLITEE_STORE_URL", redis_url)
     report_errors(lambda: app(["status", "--run", run_name, "--once"], standalone_mode=False))
-    assert f"run {run_name}: finished" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"run {run_name}: finished" in said
+    shares = summary(tmp_path)["accuracy"]["3"]
+    assert f"accuracy after round 1 at client/server: cut 3 {shares['client']:.3f}/{shares['server']:.3f}" in said
     monkeypatch.setenv("SPLITEE_BROKER_URL", rabbitmq_url)
     for line in AFTERWARDS:
         report_errors(lambda line=line: app(line.replace("digits", run_name).split()[1:], standalone_mode=False))  # type: ignore[misc]

@@ -17,6 +17,7 @@ from coordinator.store.ledger import Ledger
 from coordinator.store.memory import MemoryStore
 from coordinator.store.records import LEADER, ClientRecord, Roster, RunRecord, StreamRecord
 from learning.layers import build_network
+from tests.contract.stores import Clock
 from workers.features import FIRST_DIGEST, next_digest, to_wire
 from workers.server import ServerWorker
 
@@ -28,8 +29,9 @@ class OneRound:
 
     def __init__(self, experiment: Experiment, sample_shape: tuple[int, ...], classes: int) -> None:
         self.experiment = experiment
+        self.clock = Clock()
         self.network = build_network(experiment.model, sample_shape, classes, experiment.training.seed)
-        self.ledger = Ledger(MemoryStore())
+        self.ledger = Ledger(MemoryStore(clock=self.clock))
         self.transport = MemoryTransport(MemoryBroker())
         self.heard: list[Event] = []
         record = RunRecord(
@@ -78,9 +80,13 @@ class OneRound:
         queue = topology.activations(self.experiment.name, client, self.experiment.transport)
         self.transport.publish(queue.name, encode(frame))
 
+    def worker(self) -> ServerWorker:
+        """Return a server worker that has not begun."""
+        return ServerWorker("server", self.experiment.name, self.ledger.store, lambda _: self.transport, self.heard.append)
+
     def work(self) -> dict[str, StreamRecord]:
         """Let a server worker train the round; return its streams."""
-        worker = ServerWorker("server", self.experiment.name, self.ledger.store, lambda _: self.transport, self.heard.append)
+        worker = self.worker()
         thread = threading.Thread(target=worker.run, name="worker", daemon=True)
         thread.start()
         until = time.monotonic() + PATIENCE

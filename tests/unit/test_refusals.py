@@ -86,7 +86,7 @@ def stream() -> Stream:
 def test_a_requeued_frame_fills_its_hole_once(stream: Stream) -> None:
     stream.faulty = False
     stream.receive(REQUEUED, REQUEUED)
-    while stream.refusals.late:
+    while stream.refusals.late is not None:
         stream.refusals.turn(stream.intake)
     progress = stream.position.of(CLIENT.id)
     assert (stream.late, progress.holes, progress.sequence) == ([0], [], 2)
@@ -96,7 +96,7 @@ def test_a_requeued_frame_fills_its_hole_once(stream: Stream) -> None:
     assert len(stream.queue.acked) == 4
     assert not stream.refusals.unsaved
     stream.receive(REQUEUED)
-    assert not stream.refusals.late, "it was trained twice"
+    assert stream.refusals.late is None, "it was trained twice"
 
 
 def test_a_late_effect_is_acknowledged_only_when_it_is_in_a_durable_record(stream: Stream) -> None:
@@ -130,7 +130,7 @@ def test_a_mere_redelivery_is_refused_again_and_never_trained(stream: Stream) ->
     stream.queue.reopen()
     stream.intake.receive(Reopened("queue", stream.queue.generation))
     stream.receive()
-    assert not stream.refusals.late
+    assert stream.refusals.late is None
     assert stream.reasons() == ["not understood", "not understood"]
     stream.durable(stream.checkpoint())
     assert len(stream.queue.acked) == 2
@@ -149,7 +149,7 @@ def test_what_is_refused_again_is_a_dead_letter_with_its_new_reason(stream: Stre
 
 def test_a_part_of_a_message_is_not_requeued(stream: Stream) -> None:
     stream.receive(frame(0, 0, 2, requeued=True))
-    assert not stream.refusals.late
+    assert stream.refusals.late is None
     assert stream.reasons() == ["not understood", "not understood"]
 
 

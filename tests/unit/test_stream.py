@@ -1,4 +1,4 @@
-"""What becomes of a stream's replica, in a round with a real server worker."""
+"""What becomes of a stream's replica and of its messages, in a round with a real server worker."""
 
 from pathlib import Path
 
@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from broker.events import ClientRoundEnded
+from broker.events import BatchTrained, CheckpointSaved, ClientRoundEnded, MessageRefused
 from coordinator.experiment import load_experiment
+from coordinator.store.records import StreamRecord, Suspect, stream_lease
 from learning.tensors import unpack
 from tests.unit.one_round import OneRound
 
@@ -22,9 +23,25 @@ SETTINGS = (
 LABELS = torch.arange(8) % 5
 ZEROS, LARGE = (torch.zeros(8, 12), LABELS), (torch.full((8, 12), 1000.0), LABELS)  # on zeros a layer without bias learns nothing
 
+FATAL = (torch.full((8, 12), 13.0), LABELS)
+
 
 def layers(sample_shape: tuple[int, ...], classes: int) -> list[nn.Module]:
     return [nn.Linear(sample_shape[0], 12), nn.Linear(12, classes, bias=False)]
+
+
+class Fuse(nn.Module):
+    """Fails as a layer does whose library cannot compute something."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if bool((x == 13.0).all()):
+            raise RuntimeError("no such kernel")
+        return x
+
+
+def fused(sample_shape: tuple[int, ...], classes: int) -> list[nn.Module]:
+    first, last = layers(sample_shape, classes)
+    return [first, nn.Sequential(Fuse(), last)]
 
 
 def one_round(*overrides: str) -> OneRound:
@@ -52,3 +69,57 @@ def test_a_replica_that_became_non_finite_is_what_it_was_before_that_client(poli
     ended = [event for event in there.heard if isinstance(event, ClientRoundEnded)]
     assert [(event.client, event.kept) for event in ended] == [("client-02", False)]
     assert "training.server.lr" in ended[0].reason
+
+
+def kinds(there: OneRound) -> list[str]:
+    """Return in which order batches were trained and saved."""
+    return [type(event).__name__ for event in there.heard if isinstance(event, BatchTrained | CheckpointSaved)]
+
+
+def publish_all(there: OneRound, batches: int) -> None:
+    for client in CLIENTS:
+        there.publish(client, [ZEROS] * batches)
+
+
+def test_after_losses_every_step_is_saved_before_the_next() -> None:
+    there = one_round()
+    for number in range(3):
+        assert there.ledger.store.acquire(stream_lease("all"), f"nonce-{number}", "lost", 15.0)
+        there.clock.move(20)
+    publish_all(there, 4)
+    (stream,) = there.work().values()
+    assert (stream.tallies().samples, stream.tallies().refused, stream.suspect) == (3 * 4 * 8, 0, None)
+    trained = [index for index, kind in enumerate(kinds(there)) if kind == BatchTrained.__name__]
+    assert all(kinds(there)[index + 1] == CheckpointSaved.__name__ for index in trained)
+
+
+@pytest.mark.parametrize(("workers", "refused"), [(5, 1), (4, 0)])
+def test_a_message_that_workers_were_lost_at_is_refused_from_the_limit_on(workers: int, refused: int) -> None:
+    there = one_round("transport.poison_limit=5")
+    claim = there.ledger.claim(1, "all", "lost", 600.0)
+    assert claim is not None
+    suspect = Suspect(client="client-01", sequence=0, workers=workers)
+    there.ledger.advance(claim, StreamRecord(round=1, stream="all", worker="lost", suspect=suspect))
+    there.ledger.store.release(claim.lease)
+    publish_all(there, 2)
+    (stream,) = there.work().values()
+    assert (stream.tallies().samples, stream.tallies().refused) == ((6 - refused) * 8, refused)
+    reasons = [event.reason for event in there.heard if isinstance(event, MessageRefused)]
+    assert reasons == ["round 1 sequence 0: 5 server workers were lost at it"] * refused
+    assert [hole.sequence for hole in stream.clients["client-01"].holes] == [0] * refused
+
+
+def test_a_message_that_ends_every_worker_is_found_out() -> None:
+    there = one_round("model.name=tests.unit.test_stream:fused", "transport.poison_limit=2")
+    there.publish("client-01", [ZEROS, ZEROS, FATAL, ZEROS])
+    for client in CLIENTS[1:]:
+        there.publish(client, [ZEROS])
+    for _ in range(4):  # two, and two more that were seen to take it
+        with pytest.raises(RuntimeError, match="no such kernel"):
+            there.worker().run()
+        there.clock.move(20)  # past the lease
+    (stream,) = there.work().values()
+    assert (stream.tallies().samples, stream.tallies().refused) == (5 * 8, 1)
+    assert [hole.sequence for hole in stream.clients["client-01"].holes] == [2]
+    trained = [(event.client, event.sequence) for event in there.heard if isinstance(event, BatchTrained)]
+    assert trained[:6] == [("client-01", 0), ("client-01", 1)] * 3, "twice without, then with every step saved"
