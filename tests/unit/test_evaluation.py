@@ -23,7 +23,6 @@ from workers.run_settings import RunSettings
 Answer = Callable[[InferenceRequest], Prediction]
 SETTINGS = (
     "model.width=4",
-    "data.test_limit=250",
     "transport.wire_dtype=float32",
     "training.precision=float32",
     "training.device=cpu",
