@@ -8,8 +8,7 @@ from learning.layers import Network
 from learning.settings import TrainingSettings
 from learning.tensors import load_into, unpack
 from workers.features import from_wire
-from workers.intake import Bounds
-from workers.run_settings import ENVELOPE_BYTES, RunSettings
+from workers.run_settings import ENVELOPE_BYTES, Bounds, RunSettings
 
 
 def bounds(settings: RunSettings, network: Network, cut: int, round: int) -> Bounds:

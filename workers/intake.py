@@ -7,26 +7,9 @@ from typing import Protocol
 from broker.codec import MAX_FRAMES, decode
 from broker.errors import MalformedMessage
 from broker.messages import Frame
-from broker.settings import MIB
 from broker.transport import Delivery, Reopened, Subscription
 from coordinator.store.records import StreamClient
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """How much an intake takes, the same for every worker of a run.
-
-    prefetch: deliveries that the subscription hands out unacknowledged; a message of more parts would never be complete.
-    limit: bytes of the largest message. frame: bytes of the largest frame of a batch: so many for each of the prefetch may be
-    held. batch: bytes of all frames of a batch. marker: bytes of an end of round that brings the client's half; one message at
-    a time may have these instead.
-    """
-
-    prefetch: int = MAX_FRAMES
-    limit: int = 32 * MIB
-    frame: int = 32 * MIB
-    batch: int = MAX_FRAMES * 32 * MIB
-    marker: int = 0
+from workers.run_settings import Bounds
 
 
 class Refuse(Protocol):
@@ -52,16 +35,18 @@ class _Parked:
     parts: int
     deliveries: dict[int, Delivery] = field(default_factory=dict)
     size: int = 0  # bytes of them
+    copies: list[Delivery] = field(default_factory=list)  # sent twice; dead letters too, if the sequence is refused
     fault: str = ""  # why it was refused when it arrived, before its turn
 
 
 @dataclass(frozen=True)
 class Taken:
-    """A sequence whose turn it is: its frames, in order, and their deliveries; or why it was refused when it arrived."""
+    """A sequence whose turn it is: its frames, in order, their deliveries and copies; or why it was refused when it arrived."""
 
     sequence: int
     frames: list[Frame]
     deliveries: list[Delivery]
+    copies: list[Delivery]
     fault: str = ""
 
 
@@ -168,7 +153,7 @@ class Intake:
         self.unsettled += len(self._held[sequence])
         self.unsettled_bytes += self._bytes[sequence]
         self.expected += 1
-        return Taken(sequence, [decode(delivery.body, Frame) for delivery in deliveries], deliveries, parked.fault)
+        return Taken(sequence, [decode(delivery.body, Frame) for delivery in deliveries], deliveries, parked.copies, parked.fault)
 
     def settle(self, durable: int) -> None:
         """Acknowledge every delivery whose sequence the durable position has passed: the one rule of acknowledgement."""
@@ -266,15 +251,17 @@ class Intake:
             self._refuse.placed(self, delivery, frame, parked.fault)
             return
         if frame.parts != parked.parts and len(parked.deliveries) < parked.parts:  # sent again under another message limit
-            parked = self._parked[frame.sequence] = _Parked(frame.parts)
+            parked = self._parked[frame.sequence] = _Parked(frame.parts, copies=self._copies(parked))
         if frame.part in parked.deliveries or frame.parts != parked.parts:
             self._duplicates += 1
+            parked.copies = self._copies(parked, delivery)
         elif self._fits(len(delivery.body), frame.sequence, parked):
             parked.deliveries[frame.part] = delivery
             parked.size += len(delivery.body)
         else:
             parked.fault = f"{len(delivery.body)} bytes or more, which neither a batch nor a client's half has"
-            bodies, parked.deliveries = [*parked.deliveries.values(), delivery], {}
+            bodies = [*parked.deliveries.values(), *parked.copies, delivery]
+            parked.deliveries, parked.copies = {}, []
             for body in bodies:
                 self._refuse.placed(self, body, frame, parked.fault)
 
@@ -295,6 +282,11 @@ class Intake:
         if self._large is None:
             self._large = sequence
         return sequence == self._large and whole <= self._bounds.marker
+
+    def _copies(self, parked: _Parked, *more: Delivery) -> list[Delivery]:
+        """Return the copies of a sequence with more of them; of what is larger than a batch none is kept."""
+        found = more or parked.deliveries.values()
+        return [*parked.copies, *(delivery for delivery in found if len(delivery.body) <= self._bounds.frame)]
 
     def _refuse_unplaced(self, delivery: Delivery, frame: Frame | None, reason: str) -> None:
         self._unplaced += 1

@@ -65,6 +65,8 @@ class Refusals:
         crash_point(Between.REFUSAL_AND_LETTER)
         for delivery, frame in zip(taken.deliveries, taken.frames, strict=True):
             self.placed(intake, delivery, frame, reason)
+        for copy in taken.copies:
+            self.placed(intake, copy, taken.frames[0], reason)
 
     def unplaced(self, intake: Intake, delivery: Delivery, frame: Frame | None, reason: str) -> None:
         """Refuse what has no place. Counted when it is safe: until then it comes again with every new channel."""

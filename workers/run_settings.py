@@ -4,15 +4,33 @@ import json
 import math
 from dataclasses import dataclass
 
+from broker.codec import MAX_FRAMES
 from broker.dead_letters import ENVELOPE_BYTES as LETTER_BYTES
 from broker.messages import ITEM_SIZES, WireDtype
-from broker.settings import TransportSettings
+from broker.settings import MIB, TransportSettings
 from learning.errors import SettingsError
 from learning.layers import Network
 from learning.settings import DataSettings, ModelSettings, TrainingSettings
 
 MOST_PREFETCH = 65_535  # AMQP counts in 16 bits
 ENVELOPE_BYTES = 4096  # that a message has beside its tensors
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How much an intake takes, the same for every worker of a run.
+
+    prefetch: deliveries that the subscription hands out unacknowledged; a message of more parts would never be complete.
+    limit: bytes of the largest message. frame: bytes of the largest frame of a batch: so many for each of the prefetch may be
+    held. batch: bytes of all frames of a batch. marker: bytes of an end of round that brings the client's half; one message at
+    a time may have these instead.
+    """
+
+    prefetch: int = MAX_FRAMES
+    limit: int = 32 * MIB
+    frame: int = 32 * MIB
+    batch: int = MAX_FRAMES * 32 * MIB
+    marker: int = 0
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from tests.fuzz.mutations import Mutator
 from tests.fuzz.traffic import Traffic, batches, decoded, untrainable
 from tests.unit.test_codec import EXAMPLES
 from workers.features import to_wire
+from workers.run_settings import RunSettings
 from workers.server import ServerWorker
 
 RUN, INCARNATION, SAMPLE, CLASSES = "fuzz", 2, (10,), 5
@@ -68,8 +69,9 @@ class Sitting:
         self._faults: list[str] = []
         self._moved = time.monotonic()
         self.round = self._open()
+        frame = RunSettings.from_json(self.experiment.to_json()).frame_bytes(self.network)
         self.traffic = {
-            member.id: Traffic(member, 1, self.experiment.transport.message_limit, self.network, self.experiment.training)
+            member.id: Traffic(member, 1, self.experiment.transport.message_limit, frame, self.network, self.experiment.training)
             for plan in self.round.streams
             for member in plan.clients
         }

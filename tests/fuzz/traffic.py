@@ -29,7 +29,8 @@ class Traffic:
 
     client: StreamClient
     round: int
-    limit: int  # bytes of a message
+    limit: int  # bytes of a message,
+    frame: int  # and of the largest frame of a batch: more is not kept as a copy, nor more than once for later rounds
     network: Network
     training: TrainingSettings
     bodies: list[bytes] = field(default_factory=list)
@@ -105,9 +106,10 @@ class Traffic:
             return "refused"
         place = (message.incarnation, message.round)
         if place != (self.client.incarnation, self.round):
-            return "stale" if place < (self.client.incarnation, self.round) else "later"
+            later = "later" if len(body) <= self.frame else "large later"
+            return "stale" if place < (self.client.incarnation, self.round) else later
         if message.sequence in self.holes:
-            return "refused again"
+            return "refused again" if len(body) <= self.frame else "large again"
         return "duplicate" if message.sequence < self.slots else message.sequence
 
 

@@ -13,7 +13,8 @@ from broker.codec import encode
 from broker.messages import Frame, Notice
 from broker.transport import Delivery, Reopened
 from coordinator.store.records import StreamClient
-from workers.intake import Bounds, Intake
+from workers.intake import Intake
+from workers.run_settings import Bounds
 
 ROUND, INCARNATION = 3, 2
 CLIENT = StreamClient(id="client-01", incarnation=INCARNATION, cut=3)

@@ -17,9 +17,10 @@ from broker.messages import Frame
 from broker.transport import Delivery
 from coordinator.store.records import StreamPlan, StreamRecord
 from tests.unit.test_intake import CLIENT, ROUND, Queue, Watched, frame, intake_on, receive
-from workers.intake import Bounds, Intake
+from workers.intake import Intake
 from workers.position import Position
 from workers.refusals import Refusals
+from workers.run_settings import Bounds
 
 LIMIT, BATCH = 40_000, 10_000
 BOUNDS = Bounds(prefetch=32, limit=LIMIT, frame=BATCH, batch=2 * BATCH)
@@ -69,7 +70,7 @@ def test_a_client_can_make_nobody_hold_more_than_batches(queue: Queue, watch: Ca
     copies = [sized(7, BATCH) for _ in range(4)]
     later = [sized(sequence, LIMIT, round=ROUND + 1) for sequence in range(4)]
     kept = [watch(intake, message) for message in (*large, *parts, *copies, *later)]
-    assert 0 < held(kept) <= BATCH, "one copy of the one that is no larger than a batch"
+    assert 3 * BATCH < held(kept) <= 4 * BATCH, "the one that is no larger than a batch, and its copies"
     assert [reason for reason in reasons if "not the only one" in reason] == reasons
     assert len(reasons) == 3, "the first may be its end of round, with its half"
     assert not queue.acked[3:]
@@ -172,3 +173,11 @@ def test_what_was_refused_ahead_is_given_up_and_counted(queue: Queue) -> None:
     assert intake.give_up_ahead() == 3
     assert (len(queue.acked), reasons, intake.clogged()) == (3, [], False)
     assert intake.give_up_ahead() == 0
+
+
+def test_copies_of_what_is_refused_are_dead_letters_too(queue: Queue) -> None:
+    intake, _ = intake_on(queue, bounds=BOUNDS)
+    receive(intake, queue, frame(0, body=b"wrong"), frame(0, body=b"right"), sized(0, LIMIT))
+    taken = intake.next()
+    assert taken is not None
+    assert (len(taken.deliveries), taken.copies) == (1, [Delivery("queue", encode(frame(0, body=b"right")), 2, 1, False)])
