@@ -62,7 +62,7 @@ class Intake:
         round: int,
         expected: int,
         refuse: Refuse,
-        bounds: Bounds = Bounds(),
+        bounds: Bounds,
         *,
         durable: int | None = None,
     ) -> None:

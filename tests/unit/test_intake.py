@@ -227,7 +227,7 @@ def test_a_duplicate_of_what_is_not_durable_is_held(queue: Queue) -> None:
 
 
 def test_what_another_worker_trained_is_held_until_the_store_cannot_lose_it(queue: Queue) -> None:
-    intake = Intake(CLIENT, ROUND, 2, Reasons(), durable=0)
+    intake = Intake(CLIENT, ROUND, 2, Reasons(), Bounds(), durable=0)
     intake.subscription = queue
     receive(intake, queue, frame(0), frame(1))
     assert intake.take_duplicates() == 2

@@ -19,6 +19,7 @@ from tests.unit.test_intake import CLIENT, ROUND, Queue, frame
 from workers.intake import Intake
 from workers.position import Position
 from workers.refusals import Refusals
+from workers.run_settings import Bounds
 
 STEP = Step(loss=0.5, correct=3, samples=8)
 
@@ -38,7 +39,7 @@ class Stream:
         self.position = Position(StreamPlan(id="all", clients=[CLIENT]), StreamRecord(round=ROUND, stream="all", worker="server"))
         letters = DeadLetters(transport, "run", self.mailbox, events.ignore)
         self.refusals = Refusals(CLIENT, self.position, letters, self._effect)
-        self.intake = Intake(CLIENT, ROUND, 0, self.refusals)
+        self.intake = Intake(CLIENT, ROUND, 0, self.refusals, Bounds())
         self.intake.subscription = self.queue
         self.receive(frame(0), frame(1))
         taken = self.intake.next()
