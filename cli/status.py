@@ -17,6 +17,7 @@ from coordinator.store.ledger import Ledger
 from coordinator.store.open import open_store
 from coordinator.store.records import RoundRecord, Scores, Tallies, stream_lease
 from learning.settings import TrainingSettings
+from monitoring import lines
 
 
 @dataclass(frozen=True)
@@ -117,10 +118,13 @@ def _view(found: Snapshot) -> Group:
     opened = f"round {found.round} open, " if found.round > found.closed else ""
     head = f"run {found.run}: {found.phase}{reason}, {opened}{found.closed} of {found.rounds} rounds closed"
     head += f", {found.samples} samples, store {found.store_bytes / 2**20:.1f} MiB"
-    cuts = [f"cut {cut} {share['client']:.3f}/{share['server']:.3f}" for cut, share in found.accuracy.items()]
     return Group(
         head,
-        *([f"accuracy after round {found.accuracy_round} at client/server: {', '.join(cuts)}"] if cuts else []),
+        *(
+            [f"accuracy after round {found.accuracy_round} at client/server: {lines.by_cut(found.accuracy)}"]
+            if found.accuracy
+            else []
+        ),
         _table("clients", found.clients, ("id", "cut", "state", "first_round", "reason")),
         _table("streams", found.streams, ("id", "clients", "status", "worker", "batches")),
     )

@@ -57,8 +57,7 @@ def _(event: events.StoreWentBack) -> str:
 
 @line.register
 def _(event: events.RoundEvaluated) -> str:
-    cuts = ", ".join(f"cut {cut} {found['client']:.3f}/{found['server']:.3f}" for cut, found in event.accuracy.items())
-    return f"round {event.round} accuracy at client/server: {cuts}"
+    return f"round {event.round} accuracy at client/server: {by_cut(event.accuracy)}"
 
 
 @line.register
@@ -86,6 +85,11 @@ def _(event: events.ClientRoundEnded) -> str:
 @line.register
 def _(event: events.MessageRefused) -> str:
     return f"refused a message in {event.queue}: {event.reason}"
+
+
+def by_cut(accuracy: dict[str, dict[str, float]]) -> str:
+    """Return accuracy by cut, as client/server."""
+    return ", ".join(f"cut {cut} {found['client']:.3f}/{found['server']:.3f}" for cut, found in accuracy.items())
 
 
 def _figure(value: float | None) -> str:

@@ -13,12 +13,11 @@ from workers.run_settings import ENVELOPE_BYTES, Bounds, RunSettings
 
 def bounds(settings: RunSettings, network: Network, cut: int, round: int) -> Bounds:
     """Return what an intake holds of a client with a cut in a round."""
-    largest, limit = settings.largest_message(network), settings.transport.message_limit
     return Bounds(
         prefetch=settings.prefetch(network),
-        limit=limit,
+        limit=settings.transport.message_limit,
         frame=settings.frame_bytes(network),
-        batch=largest + ENVELOPE_BYTES * -(-largest // limit),
+        batch=settings.largest_message(network) + ENVELOPE_BYTES * settings.parts(network),
         marker=_half_bytes(network, cut) if round == settings.training.rounds else 0,
     )
 

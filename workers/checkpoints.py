@@ -142,7 +142,6 @@ class Checkpoints:
         self._position.unsaved = False
         self._started = time.monotonic()
         attached, self._attached = self._attached, {}
-
         self._saver.start(half, record, list(attached.values()), self._done)
 
     def _done(self, future: "Future[StreamRecord]") -> None:

@@ -148,8 +148,7 @@ class Saver:
 
     def note(self, record: StreamRecord, done: Callable[["Future[StreamRecord]"], None]) -> None:
         """Begin to write a record of what is in the store already. ``done`` is called on the saver's thread."""
-        self._future = self._pool.submit(self._point_to, record)
-        self._future.add_done_callback(done)
+        self._submit(lambda: self._point_to(record), done)
 
     def start(
         self, half: ServerHalf, record: StreamRecord, attached: list[bytes], done: Callable[["Future[StreamRecord]"], None]
@@ -158,9 +157,9 @@ class Saver:
 
         ``done`` is called on the saver's thread.
         """
-        self._saving = self.marked
-        self._future = self._pool.submit(self._save, Clone.of(half), record, attached, self.marked)
-        self._future.add_done_callback(done)
+        clone, marked = Clone.of(half), self.marked
+        self._saving = marked
+        self._submit(lambda: self._save(clone, record, attached, marked), done)
 
     def finish(self, future: "Future[StreamRecord]") -> StreamRecord:
         """Take the outcome of a checkpoint; raise what it raised, LeaseLost or another StoreError."""
@@ -177,6 +176,10 @@ class Saver:
     def close(self) -> None:
         """Wait for what is under way."""
         self._pool.shutdown(wait=True)
+
+    def _submit(self, write: Callable[[], StreamRecord], done: Callable[["Future[StreamRecord]"], None]) -> None:
+        self._future = self._pool.submit(write)
+        self._future.add_done_callback(done)
 
     def _save(self, clone: Clone, record: StreamRecord, attached: list[bytes], marked: Clone | None) -> StreamRecord:
         began = time.monotonic()

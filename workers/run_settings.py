@@ -84,9 +84,12 @@ class RunSettings:
 
         Consumers with different prefetch make a queue redeliver out of order.
         """
-        parts = -(-self.largest_message(network) // self.transport.message_limit)
         held = self.transport.held_bytes // self.frame_bytes(network)
-        return min(max(parts + 1, held, 2), MOST_PREFETCH)
+        return min(max(self.parts(network) + 1, held, 2), MOST_PREFETCH)
+
+    def parts(self, network: Network) -> int:
+        """Return in how many frames the largest batch travels."""
+        return -(-self.largest_message(network) // self.transport.message_limit)
 
     def frame_bytes(self, network: Network) -> int:
         """Return the bytes of the largest frame of a batch that a client of any cut sends."""

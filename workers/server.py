@@ -187,13 +187,9 @@ class ServerWorker:
         died = False
         try:
             yield
-        except MissingBlob:
-            died = True
-            raise
-        except (Released, Stopped, BrokerError, StoreError):
-            raise
-        except Exception:
-            died = True
+        except Exception as error:
+            lives = isinstance(error, Released | Stopped | BrokerError | StoreError) and not isinstance(error, MissingBlob)
+            died = not lives
             raise
         finally:
             context.keeper.let_go()
