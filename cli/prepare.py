@@ -54,6 +54,7 @@ def prepare(experiment: Experiment) -> Prepared:
         classes=data.classes,
         versions=versions(),
         id=secrets.token_hex(8),
+        class_names=list(data.class_names),
     )
     return Prepared(resolved, record, network, compute_needs(resolved, network, data.samples))
 

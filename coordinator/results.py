@@ -11,6 +11,7 @@ from coordinator.accuracy import Accuracy, by_client, by_cut
 from coordinator.experiment import Experiment
 from coordinator.store.ledger import Ledger
 from coordinator.store.records import Departure, RoundRecord, RunState, Tallies, VersionRecord
+from learning.strategies import group
 from learning.tensors import State, fingerprint, pack, unpack
 
 
@@ -45,9 +46,28 @@ class Results:
         version = self._ledger.version(self._experiment.training.rounds)
         states = _final_states(version.record, self._ledger.store.get_blob) if version else iter(())
         summary = self._summary(fingerprint(self._kept(states)))
+        self._describe()
         crash_point(Between.LAYERS_AND_SUMMARY)
         _write_json(self._folder / "summary.json", summary)
         self._emit(RunFinished(summary=summary))
+
+    def _describe(self) -> None:
+        """Write what the layers are of: with the experiment, all that is needed to use them."""
+        run, roster = self._ledger.run(), self._ledger.roster().record
+        if run is None:
+            return
+        streams = group([(client.index, client.id) for client in roster.clients.values()], self._experiment.training)
+        stream_of = {client: stream for stream, clients in streams.items() for client in clients}
+        clients = sorted(roster.clients.values(), key=lambda client: client.index)
+        _write_json(
+            self._folder / "run.json",
+            {
+                "sample_shape": run.sample_shape,
+                "classes": run.classes,
+                "class_names": run.class_names,
+                "clients": {client.id: {"cut": client.cut, "stream": stream_of[client.id]} for client in clients},
+            },
+        )
 
     def _kept(self, states: Iterator[tuple[str, State]]) -> Iterator[tuple[str, State]]:
         """Write each state to a file on its way: there may be more of them than fit in memory."""

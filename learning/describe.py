@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from learning.data import load_dataset
 from learning.settings import DataSettings
+from learning.sources import class_names
 
 # shape as stored, classes, training samples
 _KNOWN: dict[str, tuple[tuple[int, int, int], int, int]] = {
@@ -17,11 +18,12 @@ _KNOWN: dict[str, tuple[tuple[int, int, int], int, int]] = {
 
 @dataclass(frozen=True)
 class Description:
-    """Shape of one sample without batch dimension, number of classes, training samples (None: not known)."""
+    """Shape of one sample without batch dimension, number of classes, training samples (None: not known), names of classes."""
 
     sample_shape: tuple[int, ...]
     classes: int
     samples: int | None
+    class_names: tuple[str, ...] = ()
 
 
 def describe(data: DataSettings, seed: int) -> Description:
@@ -35,6 +37,7 @@ def describe(data: DataSettings, seed: int) -> Description:
     if known is not None:
         shape, classes, samples = known
         side = data.image_size
-        return Description((shape[0], side, side) if side else shape, classes, min(samples, data.train_limit or samples))
+        shape = (shape[0], side, side) if side else shape
+        return Description(shape, classes, min(samples, data.train_limit or samples), class_names(data.name))
     dataset = load_dataset(data, seed)
-    return Description(tuple(dataset.sample_shape), dataset.classes, len(dataset.train))
+    return Description(tuple(dataset.sample_shape), dataset.classes, len(dataset.train), dataset.class_names)

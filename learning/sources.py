@@ -26,7 +26,7 @@ class Dataset:
     """A data set with its splits.
 
     sample_shape: one sample as it reaches the network. mean, std: by channel; empty where samples are not normalised.
-    crop_flip: whether ``augment = "auto"`` augments it.
+    crop_flip: whether ``augment = "auto"`` augments it. class_names: in the order of labels; empty where they have none.
     """
 
     name: str
@@ -37,6 +37,7 @@ class Dataset:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     crop_flip: bool = False
+    class_names: tuple[str, ...] = ()
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
         """Return samples (batch, ...) of ``Split.images`` as the network takes them."""
@@ -54,13 +55,21 @@ class _Known:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     crop_flip: bool
+    class_names: tuple[str, ...] = ()
 
 
 _TRAIN_FLAG = ({"train": True}, {"train": False})
 _TORCHVISION = {
     "mnist": _Known(datasets.MNIST, _TRAIN_FLAG, "MNIST/raw", 10, (0.1307,), (0.3081,), False),
     "cifar10": _Known(
-        datasets.CIFAR10, _TRAIN_FLAG, "cifar-10-batches-py", 10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), True
+        datasets.CIFAR10,
+        _TRAIN_FLAG,
+        "cifar-10-batches-py",
+        10,
+        (0.4914, 0.4822, 0.4465),
+        (0.2470, 0.2435, 0.2616),
+        True,
+        ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
     ),
     "cifar100": _Known(
         datasets.CIFAR100, _TRAIN_FLAG, "cifar-100-python", 100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), True
@@ -73,9 +82,25 @@ _TORCHVISION = {
         (0.4467, 0.4398, 0.4066),
         (0.2603, 0.2566, 0.2713),
         True,
+        ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"),
     ),
 }
 NAMES = ("digits", *_TORCHVISION, f"{_FOLDER}PATH", "module:function")
+
+
+def normalisation(name: str, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the mean and standard deviation by channel with which a data set's samples are normalised; empty where they are not."""
+    if name == "digits":
+        return (0.3053,), (0.3760,)
+    if name in _TORCHVISION:
+        return _TORCHVISION[name].mean, _TORCHVISION[name].std
+    half = (0.5,) * channels if name.startswith(_FOLDER) else ()
+    return half, half
+
+
+def class_names(name: str) -> tuple[str, ...]:
+    """Return the names of a data set's classes as far as its own name tells them."""
+    return _TORCHVISION[name].class_names if name in _TORCHVISION else ()
 
 
 def open_dataset(data: DataSettings, seed: int) -> Dataset:
@@ -108,13 +133,13 @@ def _digits(data: DataSettings) -> Dataset:
         for x, y in ((train_x, train_y), (test_x, test_y))
     )
     side = data.image_size or 8
-    return Dataset("digits", train, test, 10, (1, side, side), (0.3053,), (0.3760,))
+    return Dataset("digits", train, test, 10, (1, side, side), *normalisation(data.name, 1))
 
 
 def _torchvision(data: DataSettings, known: _Known) -> Dataset:
     train, test = (_in_memory(_open_torchvision(data, known, arguments), data.image_size) for arguments in known.splits)
     shape = tuple(train.images(torch.tensor([0])).shape[1:])
-    return Dataset(data.name, train, test, known.classes, shape, known.mean, known.std, known.crop_flip)
+    return Dataset(data.name, train, test, known.classes, shape, known.mean, known.std, known.crop_flip, known.class_names)
 
 
 def _open_torchvision(data: DataSettings, known: _Known, arguments: dict[str, Any]) -> Any:
@@ -165,8 +190,10 @@ def _image_folder(data: DataSettings, path: Path) -> Dataset:
         Split(FileSource([file for file, _ in scanned.samples], shape, data.image_size), torch.tensor(scanned.targets))
         for scanned in (train, test)
     ]
-    half = (0.5,) * channels
-    return Dataset(data.name, splits[0], splits[1], len(train.classes), shape, half, half)
+    names = tuple(train.classes)
+    return Dataset(
+        data.name, splits[0], splits[1], len(train.classes), shape, *normalisation(data.name, channels), class_names=names
+    )
 
 
 def _scan(folder: Path) -> Any:

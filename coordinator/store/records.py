@@ -85,6 +85,7 @@ class RunRecord(Record):
     classes: Annotated[int, Field(ge=1, le=_MOST_CLASSES)]
     versions: dict[str, str]  # of the libraries that decide bits
     id: str = ""  # random: tells it from an earlier run of the same name and experiment
+    class_names: list[str] = []  # in the order of labels, where they have any
 
 
 class Rollback(Record):

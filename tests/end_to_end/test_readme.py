@@ -103,7 +103,7 @@ def test_commands_in_one_process_and_what_they_leave_behind(tmp_path: Path) -> N
     table = README[README.index("key of `summary.json`") :]
     assert found.keys() == set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\|(.*?)\|", table, flags=re.MULTILINE)))) - {"summary"}
     assert {path.name for path in (tmp_path / "runs" / "quick").iterdir()} == {
-        "summary.json", "metrics.jsonl", "layers", "experiment.json", "state",
+        "summary.json", "metrics.jsonl", "layers", "experiment.json", "run.json", "state",
     }  # fmt: skip
     (tmp_path / "runs" / "quick").rename(tmp_path / "runs" / "digits")
     for block in blocks("python"):
