@@ -89,7 +89,7 @@ NAMES = ("digits", *_TORCHVISION, f"{_FOLDER}PATH", "module:function")
 
 
 def normalisation(name: str, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the mean and standard deviation by channel with which a data set's samples are normalised; empty where they are not."""
+    """Return the mean and standard deviation by channel with which samples of a data set are normalised, empty if they are not."""
     if name == "digits":
         return (0.3053,), (0.3760,)
     if name in _TORCHVISION:
@@ -190,10 +190,8 @@ def _image_folder(data: DataSettings, path: Path) -> Dataset:
         Split(FileSource([file for file, _ in scanned.samples], shape, data.image_size), torch.tensor(scanned.targets))
         for scanned in (train, test)
     ]
-    names = tuple(train.classes)
-    return Dataset(
-        data.name, splits[0], splits[1], len(train.classes), shape, *normalisation(data.name, channels), class_names=names
-    )
+    mean, std = normalisation(data.name, channels)
+    return Dataset(data.name, splits[0], splits[1], len(train.classes), shape, mean, std, class_names=tuple(train.classes))
 
 
 def _scan(folder: Path) -> Any:

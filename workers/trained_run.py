@@ -1,6 +1,5 @@
 """A finished run as its folder holds it: settings, network, and the trained layers of clients and servers."""
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +15,7 @@ from learning.halves import ClientHalf, ServerHalf
 from learning.layers import Network, build_network
 from learning.sources import normalisation
 from learning.strategies import averaged
-from learning.tensors import State, unpack
+from learning.tensors import State, naming, unpack
 from workers.run_settings import RunSettings
 
 
@@ -140,6 +139,7 @@ def _read(folder: Path, name: str) -> str:
 
 def _state(path: Path) -> State:
     try:
-        return unpack(path.read_bytes())
+        with naming(str(path)):
+            return unpack(path.read_bytes())
     except OSError as error:
         raise RunFolderError(f"{path} cannot be read: {error.strerror}") from None

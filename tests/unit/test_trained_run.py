@@ -62,7 +62,7 @@ def test_what_is_wrong_is_said_in_a_line(averaging: Path, tmp_path: Path) -> Non
     with pytest.raises(RunFolderError, match="no layers of client 'client-99'; it has those of client-01, client-02, client-03"):
         TrainedRun.open(copy).client_half("client-99")
     (copy / "layers" / "server-layer7.safetensors").write_bytes(b"no tensors")
-    with pytest.raises(LearningError, match="not safetensors"):
+    with pytest.raises(LearningError, match=r"server-layer7\.safetensors: not safetensors"):
         TrainedRun.open(copy).server_half("client-01")
     (copy / "layers" / "server-layer7.safetensors").unlink()
     with pytest.raises(RunFolderError, match=r"server-layer7\.safetensors cannot be read: No such file"):
