@@ -191,12 +191,20 @@ class FeaturesPublished(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class InferenceAnswered(Event):
-    """A worker has answered an inference request."""
+    """A worker has answered inference requests, all at once."""
+
+    worker: str
+    requests: int
+    samples: int
+    seconds: float  # from taking them up to sending the answers
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceLate(Event):
+    """A worker has dropped an inference request that nobody waits for any more."""
 
     worker: str
     client: str
-    samples: int
-    seconds: float
 
 
 Emit = Callable[[Event], None]

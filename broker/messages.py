@@ -203,10 +203,16 @@ class Offer(Message):
 
 
 class InferenceRequest(Message):
-    """Features to be finished by a server worker."""
+    """Features to be finished by a server worker.
+
+    reply: names the queue of the client's process that asks; empty: its inbox. patience: seconds after which nobody waits for the
+    answer any more; None: it is wanted however late, and computed apart from others.
+    """
 
     client: ClientId
     request: Name
+    reply: Annotated[str, Field(pattern=r"^[0-9a-f]{0,32}$")] = ""
+    patience: Annotated[float, Field(gt=0, le=3600)] | None = None
     version: Count  # round whose averaged layers are asked for
     cut: Positive
     features: WireTensor

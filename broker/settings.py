@@ -43,6 +43,12 @@ class TransportSettings(BaseModel):
     heartbeat_timeout: Seconds = Field(30.0, description="silence in seconds after which a client has dropped out")
     amqp_heartbeat: Annotated[int, Field(ge=2)] = Field(20, description="AMQP heartbeat in seconds")
     inference_ttl: Seconds = Field(60.0, description="seconds after which an unanswered inference request is dropped")
+    inference_batch: Annotated[int, Field(ge=1, le=4096)] = Field(
+        64, description="samples of waiting inference requests that a server worker computes at once"
+    )
+    inference_wait: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.002, description="seconds for which an idle server worker waits for such a batch to fill"
+    )
 
     @model_validator(mode="after")
     def _bounds_are_ordered(self) -> Self:

@@ -8,6 +8,7 @@ from broker.settings import TransportSettings
 
 EXCHANGE = "splitee"  # topic exchange; the routing key is the queue's name
 IDLE_SECONDS = 3600.0  # after which a queue that nobody listens to goes, if all in it is repeated or of no use
+REPLIES_SECONDS = 60.0  # the same for answers to one process
 DEAD_BYTES = 512 * 2**20
 Overflow = Literal["drop-head", "reject-publish"]
 
@@ -62,6 +63,11 @@ def inference(run: str, settings: TransportSettings) -> Queue:
 def inbox(run: str, client: str) -> Queue:
     """Everything that is said to one client."""
     return Queue(f"splitee.{run}.inbox.{client}", max_length=10_000, overflow="drop-head", expires=IDLE_SECONDS)
+
+
+def replies(run: str, client: str, process: str) -> Queue:
+    """Answers to what one process of a client asks the servers."""
+    return Queue(f"splitee.{run}.replies.{client}.{process}", max_length=10_000, overflow="drop-head", expires=REPLIES_SECONDS)
 
 
 def coordinator(run: str) -> Queue:

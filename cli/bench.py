@@ -7,7 +7,7 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
-from cli import bench_memory, bench_train
+from cli import bench_inference, bench_memory, bench_train
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -34,6 +34,22 @@ def memory(*, json: bool, broker: str | None, store: str | None, quick: bool = F
     scale = bench_memory.QUICK if quick else bench_memory.Scale()
     found = bench_memory.measure_memory(scale, broker, store, _say)
     _print(found, json, _memory_table(found))
+
+
+def inference(*, json: bool, broker: str | None, store: str | None, quick: bool = False) -> None:
+    """Measure offloaded inference and print it."""
+    scale = bench_inference.QUICK if quick else bench_inference.Scale()
+    found = bench_inference.measure_inference(scale, broker, store, _say)
+    _print(found, json, _inference_table(found))
+
+
+def _inference_table(found: dict[str, Any]) -> Table:
+    rates = ", ".join(f"{name} {rate:.1f}" for name, rate in found["samples_per_second"].items())
+    table = Table("requesters", "requests computed", "p50", "p99", caption=f"samples/s: {rates}; ratio {found['ratio']:.2f}")
+    for how, by_requesters in found["latency_seconds"].items():
+        for requesters, waited in by_requesters.items():
+            table.add_row(requesters, how, *(f"{waited[share] * 1000:.1f} ms" for share in ("p50", "p99")))
+    return table
 
 
 def _train_table(found: dict[str, Any]) -> Table:

@@ -35,6 +35,7 @@ OptionalBroker = Annotated[
 OptionalStore = Annotated[
     str | None, typer.Option(metavar="URL", envvar="SPLITEE_STORE_URL", help="Redis; without it, in this process.")
 ]
+Folder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run, runs/NAME.", show_default=False)]
 Run = Annotated[str, typer.Option(metavar="NAME", help="Name of the run.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Ids = Annotated[list[str] | None, typer.Argument(metavar="ID...", help="Dead letters, by the beginning of their ids.")]
@@ -73,11 +74,16 @@ def coordinator(file: File, broker: Broker, store: Store, overrides: Overrides =
 
 
 @app.command()
-def server(run: Run, broker: Broker, store: Store) -> None:
+def server(
+    run: Run,
+    broker: Broker,
+    store: Store,
+    stay: Annotated[bool, typer.Option("--stay", help="When the run is finished, stay and answer inference.")] = False,
+) -> None:
     """Run a server worker."""
     from cli.roles import server as serve
 
-    serve(run=run, broker=broker, store=store)
+    serve(run=run, broker=broker, store=store, stay=stay)
 
 
 @app.command()
@@ -98,6 +104,28 @@ def client(
     from cli.roles import client as take_part
 
     take_part(run=run, id=id, cut=cut, broker=broker, data=data, model=model, exit=exit, state=state)
+
+
+@app.command()
+def predict(
+    folder: Folder,
+    more: Annotated[list[Path] | None, typer.Argument(metavar="[IMAGE]...", help="More images.", show_default=False)] = None,
+    inputs: Annotated[
+        list[Path] | None, typer.Option("--input", metavar="IMAGE", help="Image file, or folder of images; repeatable.")
+    ] = None,
+    client: Annotated[str | None, typer.Option(metavar="ID", help="Client whose layers to use; default the first.")] = None,
+    max_entropy: Annotated[
+        float | None, typer.Option(metavar="H", help="Nats of entropy below which the client answers itself; inf: always.")
+    ] = None,
+    broker: OptionalBroker = None,
+    patience: Annotated[float | None, typer.Option(metavar="S", help="Seconds that a server's answer may take.")] = None,
+    json: Json = False,
+) -> None:
+    """Classify images with a trained network, early where its exit is sure."""
+    from cli.predict import predict as answer
+
+    images = [*(inputs or ()), *(more or ())]
+    answer(folder=folder, inputs=images, client=client, max_entropy=max_entropy, broker=broker, patience=patience, as_json=json)
 
 
 @app.command()
@@ -200,6 +228,14 @@ def bench_train(
 def bench_memory(json: Json = False, broker: OptionalBroker = None, store: OptionalStore = None, quick: Quick = False) -> None:
     """Measure a server worker's memory with 96 clients against 12."""
     from cli.bench import memory as measure
+
+    measure(json=json, broker=broker, store=store, quick=quick)
+
+
+@bench.command("inference")
+def bench_inference(json: Json = False, broker: OptionalBroker = None, store: OptionalStore = None, quick: Quick = False) -> None:
+    """Measure offloaded inference: samples a second against both halves in one loop, and latency."""
+    from cli.bench import inference as measure
 
     measure(json=json, broker=broker, store=store, quick=quick)
 

@@ -60,8 +60,8 @@ def is_finished(store: str, run: str) -> bool:
         opened.close()
 
 
-def server(*, run: str, broker: str, store: str, emit: events.Emit | None = None) -> None:
-    """Be one worker of a run's pool until the run is finished."""
+def server(*, run: str, broker: str, store: str, stay: bool = False, emit: events.Emit | None = None) -> None:
+    """Be one worker of a run's pool until the run is finished; stay: until stopped."""
     torch.set_num_threads(1)
     check_name("--run", run)
     with ExitStack() as stack:
@@ -75,7 +75,7 @@ def server(*, run: str, broker: str, store: str, emit: events.Emit | None = None
             return transport
 
         name = f"server-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
-        run_role(ServerWorker(name, run, opened, connected, emit or log))
+        run_role(ServerWorker(name, run, opened, connected, emit or log, stays=stay))
 
 
 def client(

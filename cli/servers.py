@@ -12,12 +12,17 @@ BROKER_SCHEMES = ("amqp://", "amqps://")
 CONNECT_SECONDS = 10.0  # for a first connection: an address that does not answer is likely to be wrong
 
 
-def connect(url: str, heartbeat: int = 20) -> RabbitTransport:
-    """Return a transport to RabbitMQ; raise BrokerRefused if the URL is not one of it."""
-    if not url.startswith(BROKER_SCHEMES):
+def check_broker(url: str | None) -> None:
+    """Raise BrokerRefused if a broker's URL is given and is not one of RabbitMQ."""
+    if url is not None and not url.startswith(BROKER_SCHEMES):
         raise BrokerRefused(
             f"--broker {url.split('@')[-1]!r} is no RabbitMQ URL; give amqp://user:password@host:port/ (or amqps://)"
         )
+
+
+def connect(url: str, heartbeat: int = 20) -> RabbitTransport:
+    """Return a transport to RabbitMQ; raise BrokerRefused if the URL is not one of it."""
+    check_broker(url)
     return RabbitTransport(url, heartbeat=heartbeat, connect_timeout=CONNECT_SECONDS)
 
 

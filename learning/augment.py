@@ -8,11 +8,12 @@ from torch.nn.functional import interpolate, pad
 PAD_FRACTION = 8  # a 32-pixel image is padded by 4, as is usual on CIFAR
 
 
-def resize(images: torch.Tensor, size: int) -> torch.Tensor:
-    """Return float images (batch, channels, height, width) as size x size, bilinear with anti-aliasing."""
-    if images.shape[-2:] == (size, size):
+def resize(images: torch.Tensor, size: int | tuple[int, int]) -> torch.Tensor:
+    """Return float images (batch, channels, height, width) as size x size or (height, width), bilinear with anti-aliasing."""
+    wanted = (size, size) if isinstance(size, int) else size
+    if tuple(images.shape[-2:]) == wanted:
         return images
-    return interpolate(images, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+    return interpolate(images, size=wanted, mode="bilinear", antialias=True, align_corners=False)
 
 
 def crop_flip(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """The two halves of the network in training: a client's first layers with their exit, and a server replica's deeper ones."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -194,8 +194,28 @@ class ServerHalf(Half):
 
     def predict(self, features: torch.Tensor, cut: int) -> torch.Tensor:
         """Return class probabilities (batch, classes) in float32, in eval mode; changes nothing."""
+        return self.predict_together([(features, cut)])[0]
+
+    def predict_together(self, parts: Sequence[tuple[torch.Tensor, int]]) -> list[torch.Tensor]:
+        """Return the class probabilities of batches of features (batch, ...), each entering behind its own cut.
+
+        One pass over the layers, which all that have entered share: in a deep layer the batch is everything.
+        """
+        order = sorted(range(len(parts)), key=lambda index: parts[index][1])
+        entering = [(self._place(parts[index][0].float()), parts[index][1]) for index in order]
         with self._evaluating():
-            return functional.softmax(self._layers(self._place(features.float()), cut).float(), dim=1).cpu()
+            logits = self._join(entering).float()
+            split = torch.split(functional.softmax(logits, dim=1).cpu(), [len(features) for features, _ in entering])
+        return [found for _, found in sorted(zip(order, split, strict=True), key=lambda pair: pair[0])]
+
+    def _join(self, entering: list[tuple[torch.Tensor, int]]) -> torch.Tensor:
+        """Return the logits of batches in the order of their cuts."""
+        x, waiting = entering[0][0], entering[1:]
+        for number in range(entering[0][1] + 1, self._depth + 1):
+            while waiting and waiting[0][1] < number:
+                x = torch.cat([x, waiting.pop(0)[0]])
+            x = self.modules[f"layer{number}"](x)
+        return x
 
     def _layers(self, x: torch.Tensor, cut: int) -> torch.Tensor:
         for number in range(cut + 1, self._depth + 1):

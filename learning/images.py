@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import torch
 from PIL import Image
-from torchvision.transforms.functional import pil_to_tensor
+from torchvision.transforms.functional import pil_to_tensor, rgb_to_grayscale
 
 from learning.augment import resize
 from learning.errors import DataError
@@ -169,11 +169,25 @@ class MapSource:
         return sample, label
 
 
-def decode_image(path: str | Path, image_size: int | None) -> torch.Tensor:
+def read_image(path: str | Path, shape: tuple[int, ...]) -> torch.Tensor:
+    """Return an image file as a network takes it before normalisation: float32 in 0..1 of a shape (channels, height, width).
+
+    It is resized; colours become grey, and grey is spread over three channels, where the shape says so. Raises DataError if the
+    file is not a whole image, or no image has that shape.
+    """
+    if len(shape) != 3 or shape[0] not in (1, 3):
+        raise DataError(f"image {path}: this network takes samples of shape {shape}, which no image file has")
+    image = decode_image(path, (shape[1], shape[2]))
+    if image.shape[0] == 3 and shape[0] == 1:
+        image = rgb_to_grayscale(image)
+    return _as_float(image.expand(shape[0], -1, -1))
+
+
+def decode_image(path: str | Path, image_size: int | tuple[int, int] | None) -> torch.Tensor:
     """Return an image file as uint8 (channels, height, width): 1 channel if it is grey, else 3.
 
-    image_size: side in pixels to which it is resized; None keeps its size. Raises DataError if the file is not a whole
-    image of 8 bits a channel.
+    image_size: side in pixels, or (height, width), to which it is resized; None keeps its size. Raises DataError if the file is
+    not a whole image of 8 bits a channel.
     """
     try:
         with Image.open(path) as image:

@@ -22,19 +22,25 @@ class Released(Exception):
     """A stream is given back because nothing comes for it while others are not being trained."""
 
 
-@dataclass(frozen=True)
-class WorkerContext:
-    """A server worker's connections, settings and listeners."""
+@dataclass(frozen=True, kw_only=True)
+class ServiceContext:
+    """The connections, settings and listeners of whoever answers inference requests."""
 
     name: str
     settings: RunSettings
     network: Network
-    ledger: Ledger
     transport: Transport  # what is consumed comes over it
     control: Transport  # what is said goes over it: a broker that takes no messages reads no acknowledgements behind them
     mailbox: Mailbox
-    keeper: LeaseKeeper
     dead: DeadLetters
-    cache: ReplicaCache
     emit: Emit
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerContext(ServiceContext):
+    """What every part of a server worker shares."""
+
+    ledger: Ledger
+    keeper: LeaseKeeper
+    cache: ReplicaCache
     stop: threading.Event

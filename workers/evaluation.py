@@ -1,6 +1,5 @@
 """A client's scores: its own exit, and the servers' answers to its features, over the test split."""
 
-import math
 import secrets
 import time
 from collections.abc import Callable, Iterable
@@ -10,7 +9,7 @@ import torch
 
 from broker import topology
 from broker.codec import encode
-from broker.messages import ITEM_SIZES, InferenceRequest, Message, Prediction, Score
+from broker.messages import InferenceRequest, Message, Prediction, Score
 from broker.transport import Settled, Transport
 from learning.data import Dataset, evaluation_batches
 from learning.errors import TensorError
@@ -18,7 +17,6 @@ from learning.halves import ClientHalf
 from workers.features import from_wire, to_wire
 from workers.run_settings import RunSettings
 
-BATCH = 100  # samples in a request, fewer where that many would not fit a message
 OUTSTANDING = 4  # requests a client has on their way
 WAIT_SECONDS = 0.5
 AGAIN_SECONDS = 1.0  # until a request that was not taken or cannot be answered yet is sent again
@@ -102,9 +100,7 @@ class Evaluator:
         """Return the test split, if there is one, in batches that fit a request: all of it after the last round."""
         if dataset.test is None:
             return ()
-        size = math.prod(feature_shape) * ITEM_SIZES[self._settings.wire_dtype]
-        most = max(1, min(BATCH, (self._settings.transport.message_limit - 4096) // size))
-        training = self._settings.training
+        training, most = self._settings.training, self._settings.request_samples(feature_shape)
         return evaluation_batches(dataset, self._settings.data, training.seed, most, round == training.rounds)
 
     def _ask(self, features: torch.Tensor, labels: torch.Tensor, cut: int, version: int) -> None:

@@ -13,6 +13,8 @@ from learning.layers import Network
 from learning.settings import DataSettings, ModelSettings, TrainingSettings
 
 MOST_PREFETCH = 65_535  # AMQP counts in 16 bits
+MOST_REQUEST_SAMPLES = 100  # of an inference request
+FEWEST_REQUESTS = 8  # for inference that a server worker holds
 ENVELOPE_BYTES = 4096  # that a message has beside its tensors
 
 
@@ -86,6 +88,18 @@ class RunSettings:
         """
         held = self.transport.held_bytes // self.frame_bytes(network)
         return min(max(self.parts(network) + 1, held, 2), MOST_PREFETCH)
+
+    def request_samples(self, feature_shape: tuple[int, ...]) -> int:
+        """Return the samples that an inference request has, at most, where one sample's features have this shape."""
+        size = math.prod(feature_shape) * ITEM_SIZES[self.wire_dtype]
+        return max(1, min(MOST_REQUEST_SAMPLES, (self.transport.message_limit - ENVELOPE_BYTES) // size))
+
+    def inference_prefetch(self, network: Network) -> int:
+        """Return how many inference requests a server worker holds: within ``held_bytes``, whatever their cut."""
+        shapes = [network.feature_shape(cut) for cut in range(1, network.depth)]
+        largest = max(self.request_samples(shape) * math.prod(shape) for shape in shapes)
+        fit = self.transport.held_bytes // (largest * ITEM_SIZES[self.wire_dtype])
+        return min(max(fit, FEWEST_REQUESTS), max(self.transport.inference_batch, FEWEST_REQUESTS))
 
     def parts(self, network: Network) -> int:
         """Return in how many frames the largest batch travels."""

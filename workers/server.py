@@ -26,6 +26,7 @@ from workers.replica import ReplicaCache
 from workers.rotation import Rotation
 from workers.run_settings import RunSettings
 from workers.stream import StreamWorker
+from workers.versions import StoreVersions
 
 LOOK_SECONDS: Final = 1.0  # between two looks at the store while there is nothing to do
 
@@ -34,15 +35,19 @@ class ServerWorker:
     """One member of the pool. It holds one stream at a time: its memory does not grow with the number of clients.
 
     connect: called twice, with the run's AMQP heartbeat in seconds: after some two of them a worker that stands still loses its
-    queues. What is consumed and its acknowledgements go over one connection, what is said over the other.
+    queues. What is consumed and its acknowledgements go over one connection, what is said over the other. stays: when the run is
+    finished, to answer inference requests.
     """
 
-    def __init__(self, name: str, run: str, store: Store, connect: Callable[[int], Transport], emit: Emit) -> None:
+    def __init__(
+        self, name: str, run: str, store: Store, connect: Callable[[int], Transport], emit: Emit, *, stays: bool = False
+    ) -> None:
         self._name = name
         self._run_name = run
         self._ledger = Ledger(store)
         self._connect = connect
         self._emit = emit
+        self._stays = stays
         self._stop = threading.Event()
         self._mailbox = Mailbox()
         self._rotation = Rotation()
@@ -54,13 +59,13 @@ class ServerWorker:
         self._mailbox.post(lambda: None)
 
     def run(self) -> None:
-        """Work until the run is over or the worker is asked to stop."""
+        """Work until the run is over, if the worker does not stay, or it is asked to stop."""
         record = self._wait_for_run()
         if record is None:
             return
         context = self._context(record)
         self._record, self._end = record, Lasting(context.settings.transport.store_loss_window)
-        inference = InferenceService(context)
+        inference = InferenceService(context, StoreVersions(context.network, context.settings.training, context.ledger))
         try:
             while not self._stop.is_set() and self._look(context, inference):
                 pass
@@ -112,10 +117,11 @@ class ServerWorker:
         """Do what there is to do; return False when the run is over."""
         try:
             state = self._ledger.state()
-            if state.record.phase == "failed" or (state.record.phase == "finished" and self._end.lasts(state.version)):
+            finished = state.record.phase == "finished" and not self._stays and self._end.lasts(state.version)
+            if finished or state.record.phase == "failed":
                 return False
             context.dead.turn()
-            inference.serve_waiting()
+            inference.serve(LOOK_SECONDS)
             found = self._claim(context, state.record) if self._run_is_there(context) else None
             if found is not None:
                 self._train(context, inference, *found)

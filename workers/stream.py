@@ -106,7 +106,7 @@ class StreamWorker:
         self._mind()
         context.mailbox.handle(0 if self._inference.waiting or self._is_ready(intake) else TICK)
         self._settle(intake)
-        self._inference.serve_one()
+        self._inference.serve_batch()
         self._take_requeued(intake)
         taken = intake.next() if self._is_ready(intake) else None
         if taken is not None:
@@ -279,7 +279,7 @@ class StreamWorker:
         while not self._checkpoints.committed():
             self._mind()
             context.mailbox.handle(0 if self._inference.waiting else LASTING_TICK)
-            self._inference.serve_one()
+            self._inference.serve_batch()
         crash_point(Between.COMMIT_AND_ACKNOWLEDGEMENT)
         self._replies.committed(self._checkpoints.record)
 

@@ -45,3 +45,15 @@ def test_memory(rabbitmq_url: str, redis_url: str, capsys: pytest.CaptureFixture
     assert found["ratio"] == pytest.approx(resident["4"] / resident["2"], rel=1e-3)
     assert found["store_bytes"]["4"] > 0
     assert found["broker_rss_bytes"] == {"2": None, "4": None}  # not ours to look into
+
+
+def test_inference(rabbitmq_url: str, redis_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    bench.inference(json=True, broker=rabbitmq_url, store=redis_url, quick=True)
+    found = measured(capsys)
+
+    assert min(found["samples_per_second"].values()) > 0
+    assert found["ratio"] == pytest.approx(median(found["ratios"]), rel=1e-3)
+    for how in ("together", "one by one"):
+        assert list(found["latency_seconds"][how]) == ["1", "4"]
+        for waited in found["latency_seconds"][how].values():
+            assert 0 < waited["p50"] <= waited["p99"]

@@ -210,7 +210,7 @@ class Sitting:
             assert event.reason.isprintable()
             self._served += event.queue == topology.inference(RUN, self.experiment.transport).name
         elif isinstance(event, InferenceAnswered):
-            self._served += 1
+            self._served += event.requests
         elif isinstance(event, StreamLost):
             self._faults.append(str(event))
 
