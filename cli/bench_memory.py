@@ -13,9 +13,10 @@ from pathlib import Path
 from broker import topology
 from broker.errors import UnknownQueue
 from broker.transport import Transport
-from cli.bench_run import ENDLESS, Servers, forget, lead, machine, problems, run_name, scratch, servers
+from cli.bench_run import ENDLESS, Servers, forget, lead, problems, run_name, scratch, servers
 from cli.embedded import Roles, available_cores
 from cli.errors import CommandError
+from cli.machine import machine
 from cli.prepare import Prepared, prepare
 from cli.processes import Children
 from cli.servers import connect
@@ -25,6 +26,7 @@ from coordinator.settings import ClientsSettings
 from coordinator.store.interface import Store
 from coordinator.store.open import open_store
 from learning.settings import DataSettings, ModelSettings, TrainingSettings
+from workers import process_memory
 from workers.client import ClientWorker
 from workers.client_data import LocalNames
 from workers.client_state import ClientState
@@ -62,7 +64,7 @@ class Peaks:
 
 def measure_memory(scale: Scale, broker: str | None, store: str | None, say: Callable[[str], None]) -> dict[str, object]:
     """Return the figures of docs/benchmarks.md. Raises CommandError if something cannot be started or fails."""
-    if not Path("/proc/self/status").exists():
+    if not process_memory.is_readable():
         raise CommandError("bench memory reads /proc, which only Linux has")
     found = {}
     for count in (scale.few, scale.many):
@@ -176,15 +178,11 @@ def _depth(transport: Transport, name: str) -> int:
 
 
 def _peak_resident(pid: int) -> int:
-    """Return VmHWM, the most bytes of memory that a process has had resident; raise CommandError if it is gone."""
+    """Return the most bytes of memory that a process has had resident; raise CommandError if it is gone."""
     try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    raise CommandError(f"process {pid} has ended; its memory cannot be read")
+        return process_memory.peak_resident(pid)
+    except ProcessLookupError:
+        raise CommandError(f"process {pid} has ended; its memory cannot be read") from None
 
 
 def _last_line(log: Path) -> str:

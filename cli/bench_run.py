@@ -1,7 +1,6 @@
 """What both benchmarks share: cores, servers, and leading a run until enough of its rounds are closed."""
 
 import os
-import platform
 import secrets
 import tempfile
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from broker import events
 from broker.transport import Transport
 from cli.embedded import available_cores
 from cli.errors import CommandError
-from cli.prepare import Prepared, versions
+from cli.prepare import Prepared
 from cli.private_servers import PrivateServer, PrivateServerError, start_rabbitmq, start_redis
 from cli.roles import log, run_role
 from coordinator.coordinator import Coordinator
@@ -108,22 +107,3 @@ def lead(prepared: Prepared, store: Store, transport: Transport, folder: Path, r
 def forget(experiment: Experiment, store: Store, transport: Transport) -> None:
     """Delete all that a run has left in store and broker."""
     remove_run(experiment.name, [entry.id for entry in experiment.clients.roster()], store, transport)
-
-
-def machine() -> dict[str, object]:
-    """Return what figures depend on."""
-    return {
-        "processor": _processor(),
-        "cores": available_cores(),
-        "system": platform.platform(),
-        "load_average": os.getloadavg()[0],
-        **versions(),
-    }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())

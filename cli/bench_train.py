@@ -19,9 +19,10 @@ from broker.messages import ITEM_SIZES
 from cli import roles
 from cli.bench_data import CLASSES, IMAGES, TRAIN_SAMPLES
 from cli.bench_plain import plain_rate
-from cli.bench_run import ENDLESS, Servers, forget, lead, machine, pinned, problems, run_name, scratch, servers
+from cli.bench_run import ENDLESS, Servers, forget, lead, pinned, problems, run_name, scratch, servers
 from cli.embedded import Roles, start_roles
 from cli.errors import CommandError
+from cli.machine import machine
 from cli.prepare import prepare
 from cli.processes import Children
 from cli.servers import connect

@@ -24,7 +24,7 @@ def report_errors(program: Callable[[], object]) -> None:
     try:
         program()
     except (LearningError, BrokerError, CoordinatorError, CommandError) as error:
-        if os.environ.get(DEBUG, "0") not in ("", "0"):
+        if is_debugging():
             raise
         sys.exit(f"splitee: {' '.join(str(error).split())}")
     except KeyboardInterrupt:
@@ -34,6 +34,11 @@ def report_errors(program: Callable[[], object]) -> None:
         if end.code == _INTERRUPTED:  # typer has turned the interrupt into its exit code
             _say_interrupted()
         raise
+
+
+def is_debugging() -> bool:
+    """Return whether SPLITEE_DEBUG asks for tracebacks."""
+    return os.environ.get(DEBUG, "0") not in ("", "0")
 
 
 def _say_interrupted() -> None:

@@ -18,7 +18,7 @@ from coordinator.needs import Needs, check_store, compute_needs
 from coordinator.store.interface import Store
 from coordinator.store.records import RunRecord
 from learning.data import evaluation_batches
-from learning.describe import describe
+from learning.describe import Description, describe
 from learning.halves import usable_device
 from learning.layers import Network, build_network
 from workers.client_data import open_data
@@ -40,10 +40,7 @@ def prepare(experiment: Experiment) -> Prepared:
 
     Raises DataError or ModelError if data, model and cuts do not fit each other.
     """
-    resolved = resolve(experiment, torch.cuda.is_available())
-    seed = resolved.training.seed
-    data = describe(resolved.data, seed)
-    network = build_network(resolved.model, data.sample_shape, data.classes, seed)
+    resolved, data, network = resolve_network(experiment)
     for entry in resolved.clients.roster():
         network.check_cut(entry.cut)
     record = RunRecord(
@@ -57,6 +54,17 @@ def prepare(experiment: Experiment) -> Prepared:
         class_names=list(data.class_names),
     )
     return Prepared(resolved, record, network, compute_needs(resolved, network, data.samples))
+
+
+def resolve_network(experiment: Experiment) -> tuple[Experiment, Description, Network]:
+    """Return the experiment with every "auto" resolved, what is known of its data, and its network.
+
+    Raises DataError or ModelError if data and model do not fit each other. Which clients there are does not matter.
+    """
+    resolved = resolve(experiment, torch.cuda.is_available())
+    seed = resolved.training.seed
+    data = describe(resolved.data, seed)
+    return resolved, data, build_network(resolved.model, data.sample_shape, data.classes, seed)
 
 
 def check_clients_here(prepared: Prepared) -> None:

@@ -72,10 +72,13 @@ class RunSettings:
             raise SettingsError("transport.wire_dtype is still auto; the coordinator resolves it")
         return dtype
 
+    def sample_bytes(self, network: Network, cut: int) -> int:
+        """Return the bytes that one sample's features and label have at a cut, in the run's wire dtype."""
+        return math.prod(network.feature_shape(cut)) * ITEM_SIZES[self.wire_dtype] + ITEM_SIZES["int64"]
+
     def batch_bytes(self, network: Network, cut: int) -> int:
         """Return the bytes that a batch of features and labels has at a cut, at most, in the run's wire dtype."""
-        sample = math.prod(network.feature_shape(cut)) * ITEM_SIZES[self.wire_dtype] + ITEM_SIZES["int64"]
-        return self.training.batch_size * sample + ENVELOPE_BYTES
+        return self.training.batch_size * self.sample_bytes(network, cut) + ENVELOPE_BYTES
 
     def largest_message(self, network: Network) -> int:
         """Return the bytes of the largest batch that a client of any cut sends."""
