@@ -150,6 +150,30 @@ def doctor(broker: OptionalBroker = None, store: OptionalStore = None, json: Jso
 
 
 @app.command()
+def profile(
+    file: OptionalFile = None,
+    overrides: Overrides = None,
+    max_step_ms: Annotated[float | None, typer.Option(metavar="MS", help="Milliseconds that a training step may take.")] = None,
+    max_memory_mb: Annotated[
+        float | None, typer.Option(metavar="MB", help="Megabytes that training may take, beside what a process with torch has.")
+    ] = None,
+    max_mbps: Annotated[float | None, typer.Option(metavar="MBPS", help="Mbit/s that training at full speed may send.")] = None,
+    batches: Annotated[int, typer.Option(min=1, metavar="N", help="Batches measured at each cut.")] = 10,
+    json: Json = False,
+    output: Annotated[Path | None, typer.Option(metavar="FILE", help="File for the figures as JSON.")] = None,
+) -> None:
+    """Measure what each cut asks of this device; within a budget, recommend the deepest. Needs no data."""
+    from coordinator.experiment import load_experiment
+    from workers.cut_choice import Budget
+
+    experiment = load_experiment(file, overrides or ())
+    budget = Budget(max_step_ms=max_step_ms, max_memory_mb=max_memory_mb, max_mbps=max_mbps)
+    from cli.profile import profile as measure
+
+    measure(experiment=experiment, budget=budget, batches=batches, json=json, output=output)
+
+
+@app.command()
 def init(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="File to write.")] = Path("experiment.toml"),
     force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
