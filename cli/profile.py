@@ -149,7 +149,7 @@ def _print(found: dict[str, Any], rows: list[CutProfile], chosen: CutProfile | N
 
 
 def _table(rows: list[CutProfile], entries: list[dict[str, Any]], chosen: CutProfile | None) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0, 0, 1))
     for name in _COLUMNS:
         table.add_column(name, justify="right", no_wrap=True)
     for row, entry in zip(rows, entries, strict=True):
