@@ -116,8 +116,8 @@ class Half:
 
     def _place(self, tensor: torch.Tensor) -> torch.Tensor:
         if self._training.memory_format == "channels_last" and tensor.ndim == 4:
-            return tensor.to(self.device, memory_format=torch.channels_last)
-        return tensor.to(self.device)
+            tensor = tensor.to(self.device, memory_format=torch.channels_last)
+        return _with_plain_strides(tensor.to(self.device))
 
     @contextlib.contextmanager
     def _evaluating(self) -> Iterator[None]:
@@ -127,6 +127,17 @@ class Half:
                 yield
         finally:
             self.modules.train()
+
+
+def _with_plain_strides(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor whose strides say contiguous if it has one channel.
+
+    With one channel both layouts are the same in memory; where strides say channels_last, oneDNN's convolution writes out of
+    bounds on its way back and the process dies.
+    """
+    if tensor.ndim != 4 or tensor.shape[1] != 1:
+        return tensor
+    return tensor.clone(memory_format=torch.contiguous_format)
 
 
 class ClientHalf(Half):
@@ -174,7 +185,10 @@ class ClientHalf(Half):
 
 
 class ServerHalf(Half):
-    """A server replica: layers first..L. A batch enters behind its client's cut; what it skips gets no gradient."""
+    """A server replica: layers first..L. A batch enters behind its client's cut; what it skips gets no gradient.
+
+    With first = 1 it is the whole network: samples enter at cut 0.
+    """
 
     def __init__(self, network: Network, first: int, training: TrainingSettings) -> None:
         self.numbers = range(first, network.depth + 1)

@@ -59,6 +59,18 @@ def changed(before: State, after: State) -> set[str]:
     return {name for name in after if name not in before or not torch.equal(before[name], after[name])}
 
 
+def test_one_channel_whatever_its_strides_say(network: Network) -> None:
+    """Crop and flip leave such strides. Where oneDNN goes by them, it kills the process within a few steps."""
+    whole, same, half = ServerHalf(network, 1, settings()), ServerHalf(network, 1, settings()), ClientHalf(network, CUT, settings())
+    for number in range(8):
+        x, labels = images(number, batch=16)
+        odd = x.squeeze(1).unsqueeze(-1).permute(0, 3, 1, 2)
+        assert odd.stride() != x.stride()
+        draw = (DRAW[0], 1, number)
+        assert whole.step(odd, labels, 0, draw) == same.step(x, labels, 0, draw)
+        half.step(odd, labels, draw)
+
+
 class TestSkippedLayers:
     @pytest.mark.parametrize("optimizer", OPTIMIZERS)
     def test_what_a_batch_skips_does_not_move(self, network: Network, optimizer: dict[str, object]) -> None:
