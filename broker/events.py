@@ -51,7 +51,7 @@ class RoundOpened(Event):
     """Streams of a round can be claimed."""
 
     round: int
-    streams: int
+    streams: int  # 0: none, the round is of whole networks
     clients: int
 
 
@@ -126,6 +126,18 @@ class BatchTrained(Event):
     samples: int
     loss: float
     seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkStep(Event):
+    """A whole network has made one step; only the baselines train such."""
+
+    round: int
+    network: str
+    place: int  # 1 to networks: they are trained in this order
+    networks: int
+    batches: int  # trained in this round, of so many
+    of: int
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,14 +10,17 @@ import torch
 from broker.events import Emit
 from broker.memory import MemoryBroker, MemoryTransport
 from cli.prepare import Prepared, say_needs
+from coordinator.baseline import Baseline, parts_of
 from coordinator.coordinator import Coordinator
 from coordinator.store.interface import Store
 from coordinator.store.ledger import Ledger
 from coordinator.store.memory import MemoryStore
+from learning.strategies import is_split
 from monitoring.display import Display
 from workers.client import ClientWorker
-from workers.client_data import LocalNames
+from workers.client_data import LocalNames, open_data
 from workers.client_state import ClientState
+from workers.run_settings import RunSettings
 from workers.server import ServerWorker
 
 Role = Coordinator | ServerWorker | ClientWorker
@@ -26,8 +29,12 @@ Role = Coordinator | ServerWorker | ClientWorker
 def train_embedded(prepared: Prepared, output: Path, servers: int, display: Display) -> None:
     """Run coordinator, server workers and clients as threads until the run is finished.
 
-    A run that was interrupted goes on after its last completed round. Raises what the first failing role raised.
+    A run that was interrupted goes on after its last completed round. Raises what the first failing role raised. A baseline has
+    no roles: its networks are trained one after another, on this thread.
     """
+    if not is_split(prepared.experiment.training):
+        train_baseline(prepared, output, display)
+        return
     state = output / "state"
     store = MemoryStore(state / "store")
     roles = Roles()
@@ -41,6 +48,15 @@ def train_embedded(prepared: Prepared, output: Path, servers: int, display: Disp
     finally:
         roles.stop()
         store.close()
+
+
+def train_baseline(prepared: Prepared, output: Path, emit: Emit) -> None:
+    """Train the whole networks of a baseline. An interrupted one goes on. Raises LearningError or CoordinatorError."""
+    torch.set_num_threads(1)
+    experiment, record = prepared.experiment, prepared.record
+    settings = RunSettings.from_json(record.experiment)
+    dataset, parts = open_data(settings, parts_of(experiment), record.sample_shape, record.classes)
+    Baseline(experiment, record, prepared.network, dataset, parts, output, emit).run()
 
 
 def start_roles(

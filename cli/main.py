@@ -53,7 +53,7 @@ def train(
     store: OptionalStore = None,
     servers: Annotated[int | None, typer.Option(min=1, metavar="N", help="Server workers.")] = None,
 ) -> None:
-    """Train with coordinator, clients and server workers in this one process."""
+    """Train with coordinator, clients and server workers in this one process; the baselines need none of them."""
     from coordinator.experiment import load_experiment
 
     experiment = load_experiment(file, overrides or ())

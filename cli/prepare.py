@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from cli.errors import CommandError
+from coordinator.baseline import parts_of
 from coordinator.errors import ExperimentError
 from coordinator.experiment import Experiment, resolve
 from coordinator.needs import Needs, check_store, compute_needs
@@ -21,6 +22,7 @@ from learning.data import evaluation_batches
 from learning.describe import Description, describe
 from learning.halves import usable_device
 from learning.layers import Network, build_network
+from learning.strategies import is_split
 from workers.client_data import open_data
 from workers.run_settings import RunSettings
 
@@ -38,7 +40,7 @@ class Prepared:
 def prepare(experiment: Experiment) -> Prepared:
     """Resolve and check an experiment.
 
-    Raises DataError or ModelError if data, model and cuts do not fit each other.
+    Raises DataError or ModelError if data, model and cuts do not fit each other, ExperimentError if data and layout do not.
     """
     resolved, data, network = resolve_network(experiment)
     for entry in resolved.clients.roster():
@@ -59,12 +61,31 @@ def prepare(experiment: Experiment) -> Prepared:
 def resolve_network(experiment: Experiment) -> tuple[Experiment, Description, Network]:
     """Return the experiment with every "auto" resolved, what is known of its data, and its network.
 
-    Raises DataError or ModelError if data and model do not fit each other. Which clients there are does not matter.
+    Raises DataError or ModelError if data and model do not fit each other, ExperimentError if data and layout do not. Which clients there are does not matter.
     """
     resolved = resolve(experiment, torch.cuda.is_available())
     seed = resolved.training.seed
     data = describe(resolved.data, seed)
+    _check_layout(resolved, data.sample_shape)
     return resolved, data, build_network(resolved.model, data.sample_shape, data.classes, seed)
+
+
+def _check_layout(experiment: Experiment, sample_shape: tuple[int, ...]) -> None:
+    training = experiment.training
+    if training.memory_format == "channels_last" and training.device == "cpu" and len(sample_shape) == 3 and sample_shape[0] == 1:
+        raise ExperimentError(
+            "training.memory_format = channels_last: with images of one channel torch's convolutions crash on the CPU; "
+            "set it to contiguous or auto"
+        )
+
+
+def check_has_servers(experiment: Experiment) -> None:
+    """Raise ExperimentError if an experiment is trained without servers."""
+    if not is_split(experiment.training):
+        raise ExperimentError(
+            f"training.strategy = {experiment.training.strategy} trains whole networks without servers: "
+            "use `splitee train` without --broker, --store and --servers (SPLITEE_BROKER_URL, SPLITEE_STORE_URL)"
+        )
 
 
 def check_clients_here(prepared: Prepared) -> None:
@@ -72,7 +93,7 @@ def check_clients_here(prepared: Prepared) -> None:
     record = prepared.record
     settings = RunSettings.from_json(record.experiment)
     usable_device(settings.training.device)
-    dataset, _ = open_data(settings, len(prepared.experiment.clients.roster()), record.sample_shape, record.classes)
+    dataset, _ = open_data(settings, parts_of(prepared.experiment), record.sample_shape, record.classes)
     evaluation_batches(dataset, settings.data, settings.training.seed, 1, whole=False)
 
 

@@ -15,7 +15,7 @@ import torch
 from broker import events
 from broker.rabbitmq import RabbitTransport
 from cli.embedded import Role
-from cli.prepare import Prepared, check_output, prepare, say_needs
+from cli.prepare import Prepared, check_has_servers, check_output, prepare, say_needs
 from cli.servers import check_name, check_servers, connect
 from coordinator.coordinator import Coordinator
 from coordinator.experiment import Experiment
@@ -30,7 +30,8 @@ from workers.server import ServerWorker
 
 
 def coordinator(*, experiment: Experiment, output: Path, broker: str, store: str) -> None:
-    """Lead a run until it is finished, showing its progress."""
+    """Lead a run until it is finished, showing its progress. Raises ExperimentError for a baseline, which needs no coordinator."""
+    check_has_servers(experiment)
     prepared = prepare(experiment)
     check_servers(broker, store, experiment.name)
     check_output(prepared, output)

@@ -9,7 +9,7 @@ from types import FrameType
 from rich.console import Console
 
 from cli.embedded import train_embedded
-from cli.prepare import check_clients_here, check_output, prepare
+from cli.prepare import check_clients_here, check_has_servers, check_output, prepare
 from coordinator.errors import ExperimentError
 from coordinator.experiment import Experiment
 from monitoring.display import Display, results_table
@@ -26,6 +26,8 @@ def train(*, experiment: Experiment, output: Path, broker: str | None, store: st
         raise ExperimentError(
             "clients.open = true: clients join over a broker; give --broker and --store, or set clients.count or clients.list"
         )
+    if broker is not None or servers is not None:
+        check_has_servers(experiment)
     prepared = prepare(experiment)
     check_clients_here(prepared)
     if broker and store:

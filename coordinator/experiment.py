@@ -19,6 +19,7 @@ from broker.settings import TransportSettings
 from coordinator.errors import ExperimentError
 from coordinator.settings import ClientsSettings
 from learning.settings import DataSettings, ModelSettings, Section, TrainingSettings
+from learning.strategies import is_split
 
 DEFAULT = Path(__file__).parents[1] / "experiments" / "digits.toml"
 ENVIRONMENT = "SPLITEE_EXPERIMENT__"
@@ -47,6 +48,12 @@ class Experiment(Section):
         clients, streams = len(self.clients.roster()), self.training.streams
         if streams is not None and not self.clients.open and streams > clients:
             raise ValueError(f"training.streams = {streams} is more than the {clients} clients there are")
+        return self
+
+    @model_validator(mode="after")
+    def _open_runs_have_servers(self) -> Self:
+        if self.clients.open and not is_split(self.training):
+            raise ValueError(f"training.strategy = {self.training.strategy} has no servers, which clients.open = true needs")
         return self
 
     def to_json(self) -> str:

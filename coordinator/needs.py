@@ -8,7 +8,7 @@ from coordinator.errors import RunFailed
 from coordinator.experiment import Experiment
 from coordinator.store.interface import Usage
 from learning.layers import Network
-from learning.strategies import group
+from learning.strategies import group, is_split
 
 MOMENTS = {"adam": 2, "adamw": 2, "sgd": 1}
 
@@ -32,12 +32,15 @@ def compute_needs(experiment: Experiment, network: Network, samples: int | None)
     """Return what a run needs; samples: of the whole training split, None if unknown.
 
     The store holds, for each replica, layers and optimizer state of the round being trained beside those it started from, a
-    checkpoint on its way and, where a stream has several clients, savepoints; and the shared layers of two versions.
+    checkpoint on its way and, where a stream has several clients, savepoints; and the shared layers of two versions. Baselines
+    use neither store nor broker.
     """
     entries = experiment.clients.roster()
     training, transport = experiment.training, experiment.transport
     if not entries:
         return Needs(None, None, None, True)
+    if not is_split(training):
+        return Needs(0, 0, 0, True)
     sizes = {number: _layer_bytes(network, number) for number in range(2, network.depth + 1)}
     cuts = {entry.id: entry.cut for entry in entries}
     streams = group([(index, entry.id) for index, entry in enumerate(entries)], training)

@@ -1,7 +1,7 @@
 """What a run leaves behind: a line for every round, the summary, the final layers, the experiment as run."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,10 +24,7 @@ class Results:
         self._experiment = experiment
         self._emit = emit
         self._written = 0
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "summary.json").unlink(missing_ok=True)
-        (folder / "metrics.jsonl").write_text("")
-        (folder / "experiment.json").write_text(json.dumps(json.loads(experiment.to_json()), indent=2) + "\n")
+        begin_folder(folder, experiment)
 
     def write(self, state: RunState) -> None:
         """Write the lines of all rounds that are complete."""
@@ -45,10 +42,10 @@ class Results:
         self.write(state)
         version = self._ledger.version(self._experiment.training.rounds)
         states = _final_states(version.record, self._ledger.store.get_blob) if version else iter(())
-        summary = self._summary(fingerprint(self._kept(states)))
+        summary = self._summary(fingerprint(write_layers(self._folder, states)))
         self._describe()
         crash_point(Between.LAYERS_AND_SUMMARY)
-        _write_json(self._folder / "summary.json", summary)
+        write_json(self._folder / "summary.json", summary)
         self._emit(RunFinished(summary=summary))
 
     def _describe(self) -> None:
@@ -59,7 +56,7 @@ class Results:
         streams = group([(client.index, client.id) for client in roster.clients.values()], self._experiment.training)
         stream_of = {client: stream for stream, clients in streams.items() for client in clients}
         clients = sorted(roster.clients.values(), key=lambda client: client.index)
-        _write_json(
+        write_json(
             self._folder / "run.json",
             {
                 "sample_shape": run.sample_shape,
@@ -68,14 +65,6 @@ class Results:
                 "clients": {client.id: {"cut": client.cut, "stream": stream_of[client.id]} for client in clients},
             },
         )
-
-    def _kept(self, states: Iterator[tuple[str, State]]) -> Iterator[tuple[str, State]]:
-        """Write each state to a file on its way: there may be more of them than fit in memory."""
-        layers = self._folder / "layers"
-        layers.mkdir(exist_ok=True)
-        for name, state in states:
-            (layers / f"{name}.safetensors").write_bytes(pack(state))
-            yield name, state
 
     def _complete(self, round: int, state: RunState) -> bool:
         evaluated = self._experiment.training.evaluates(round)
@@ -155,6 +144,23 @@ class Results:
         return {**departure.model_dump(), "at": at, "batches_kept": closing.batches if closing else None}
 
 
+def begin_folder(folder: Path, experiment: Experiment) -> None:
+    """Make the folder of a run's results, with its experiment, without a summary, and no round in its metrics yet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "summary.json").unlink(missing_ok=True)
+    (folder / "metrics.jsonl").write_text("")
+    (folder / "experiment.json").write_text(json.dumps(json.loads(experiment.to_json()), indent=2) + "\n")
+
+
+def write_layers(folder: Path, states: Iterable[tuple[str, State]]) -> Iterator[tuple[str, State]]:
+    """Write each named state to a file on its way: there may be more of them than fit in memory."""
+    layers = folder / "layers"
+    layers.mkdir(exist_ok=True)
+    for name, state in states:
+        (layers / f"{name}.safetensors").write_bytes(pack(state))
+        yield name, state
+
+
 def round_to(value: float) -> float:
     """Return a measured figure without digits that mean nothing."""
     return float(f"{value:.4g}")
@@ -173,7 +179,8 @@ def _final_states(version: VersionRecord, blob: Callable[..., bytes]) -> Iterato
         yield f"client-{client}", unpack(blob(ref))
 
 
-def _write_json(path: Path, value: object) -> None:
+def write_json(path: Path, value: object) -> None:
+    """Write JSON so that after a crash the file is either the old one or the new one, whole."""
     part = path.with_suffix(".part")
     part.write_text(json.dumps(value, indent=2) + "\n")
     part.replace(path)

@@ -73,8 +73,10 @@ class OptimizerSettings(Section):
 class TrainingSettings(Section):
     """The training procedure; the same for all roles of a run."""
 
-    strategy: Literal["averaging", "sequential", "distributed"] = Field(
-        "averaging", description="how a round's clients form streams"
+    strategy: Literal["averaging", "sequential", "distributed", "alone", "centralized"] = Field(
+        "averaging",
+        description="how a round's clients form streams; alone and centralized are baselines without servers: "
+        "whole networks, one a client or one for all data, with the server optimizer",
     )
     streams: Positive | None = Field(None, description="averaging over this many streams instead of one a client")
     rounds: Annotated[int, Field(ge=1, le=999_999)] = Field(15, description="rounds of training")

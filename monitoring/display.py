@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from broker import events
-from monitoring.lines import line
+from monitoring.lines import count, group, line, places
 
 _SMALL = (events.StreamClaimed, events.StreamCommitted)
 
@@ -28,7 +28,7 @@ class Display:
         self._clients = 0
         self._samples = 0
         self._seconds = 0.0
-        self._progress: events.Progress | None = None
+        self._progress: events.Progress | events.NetworkStep | None = None
         self._loss: tuple[float | None, float | None] = (None, None)
         self._accuracy: dict[str, dict[str, float]] = {}
 
@@ -62,7 +62,7 @@ class Display:
             self._rounds, self._closed = event.rounds, event.resumed_at - 1
         elif isinstance(event, events.RoundOpened):
             self._clients = event.clients
-        elif isinstance(event, events.Progress):
+        elif isinstance(event, events.Progress | events.NetworkStep):
             self._progress = event
         elif isinstance(event, events.RoundClosed):
             self._closed = event.round
@@ -76,25 +76,41 @@ class Display:
         table = Table(show_header=False, box=None, pad_edge=False)
         table.add_row("rounds", f"{_bar(self._closed, self._rounds)} {self._closed}/{self._rounds}")
         if self._progress is not None and self._progress.round > self._closed:
-            done = f"{self._progress.streams_committed}/{self._progress.streams} streams committed"
-            table.add_row("open", f"round {self._progress.round}: {done}, {self._progress.clients} clients")
+            table.add_row("open", f"round {self._progress.round}: {_open(self._progress)}")
         rate = f"{self._samples / self._seconds:.0f} samples/s" if self._seconds else "-"
         table.add_row("clients", f"{self._clients}, {rate}")
-        table.add_row("loss", " / ".join("-" if loss is None else f"{loss:.3f}" for loss in self._loss) + " (client / server)")
+        table.add_row("loss", _losses(*self._loss))
+        where = places(self._accuracy)
         for cut, found in self._accuracy.items():
-            table.add_row(f"cut {cut}", f"{found['client']:.3f} / {found['server']:.3f} accuracy (client / server)")
+            figures = " / ".join(f"{found[place]:.3f}" for place in where)
+            table.add_row(group(cut), f"{figures} accuracy ({' / '.join(where)})")
         return table
 
 
 def results_table(summary: Mapping[str, Any]) -> Table:
-    """Return a summary as a table: accuracy by cut at the clients' exits and at the servers."""
-    title = f"{summary['run']}: {summary['strategy']}, {summary['rounds']} rounds, {summary['clients']} clients"
+    """Return a summary as a table: accuracy by cut at the clients' exits and at the servers, or of whole networks."""
+    title = f"{summary['run']}: {summary['strategy']}, {summary['rounds']} rounds, {count(summary['clients'], 'client')}"
     table = Table(title=title, caption=_caption(summary))
-    for name in ("cut", "client accuracy", "server accuracy"):
+    where = places(summary["accuracy"])
+    for name in ("cut", *(f"{place} accuracy" for place in where)):
         table.add_column(name, justify="right")
     for cut, found in summary["accuracy"].items():
-        table.add_row(cut, f"{found['client']:.3f}", f"{found['server']:.3f}")
+        table.add_row(cut, *(f"{found[place]:.3f}" for place in where))
     return table
+
+
+def _open(progress: events.Progress | events.NetworkStep) -> str:
+    """Return how far the open round is."""
+    if isinstance(progress, events.NetworkStep):
+        network = f"network {progress.network} ({progress.place}/{progress.networks})"
+        return f"{network}, {progress.batches}/{progress.of} batches"
+    return f"{progress.streams_committed}/{progress.streams} streams committed, {progress.clients} clients"
+
+
+def _losses(client: float | None, server: float | None) -> str:
+    if client is None and server is not None:  # of whole networks
+        return f"{server:.3f}"
+    return " / ".join("-" if loss is None else f"{loss:.3f}" for loss in (client, server)) + " (client / server)"
 
 
 def _caption(summary: Mapping[str, Any]) -> Text:

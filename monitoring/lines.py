@@ -1,5 +1,6 @@
 """Events as lines of text, for logs and terminals that cannot redraw."""
 
+from collections.abc import Mapping
 from functools import singledispatch
 
 from broker import events
@@ -19,7 +20,7 @@ def _(event: events.Waiting) -> str:
 @line.register
 def _(event: events.RunStarted) -> str:
     start = "" if event.resumed_at == 1 else f", resumed at round {event.resumed_at}"
-    clients = f"{event.clients} clients" if event.clients else "any clients"
+    clients = count(event.clients, "client") if event.clients else "any clients"
     return f"run {event.run}: {event.strategy}, {clients}, {event.rounds} rounds{start}"
 
 
@@ -35,16 +36,18 @@ def _(event: events.ClientDropped) -> str:
 
 @line.register
 def _(event: events.RoundOpened) -> str:
+    if not event.streams:
+        return f"round {event.round}: {count(event.clients, 'network')}"
     return f"round {event.round}: {event.clients} clients in {event.streams} streams"
 
 
 @line.register
 def _(event: events.RoundClosed) -> str:
     rate = event.samples / event.seconds if event.seconds else 0.0
-    return (
-        f"round {event.round} closed: {event.samples} samples in {event.seconds:.1f} s ({rate:.0f}/s), "
-        f"loss {_figure(event.client_loss)} at clients, {_figure(event.server_loss)} at servers"
-    )
+    loss = f"{_figure(event.client_loss)} at clients, {_figure(event.server_loss)} at servers"
+    if event.client_loss is None:  # of whole networks
+        loss = _figure(event.server_loss)
+    return f"round {event.round} closed: {event.samples} samples in {event.seconds:.1f} s ({rate:.0f}/s), loss {loss}"
 
 
 @line.register
@@ -57,7 +60,7 @@ def _(event: events.StoreWentBack) -> str:
 
 @line.register
 def _(event: events.RoundEvaluated) -> str:
-    return f"round {event.round} accuracy at client/server: {by_cut(event.accuracy)}"
+    return f"round {event.round} accuracy{at(event.accuracy)}: {by_cut(event.accuracy)}"
 
 
 @line.register
@@ -87,9 +90,31 @@ def _(event: events.MessageRefused) -> str:
     return f"refused a message in {event.queue}: {event.reason}"
 
 
-def by_cut(accuracy: dict[str, dict[str, float]]) -> str:
-    """Return accuracy by cut, as client/server."""
-    return ", ".join(f"cut {cut} {found['client']:.3f}/{found['server']:.3f}" for cut, found in accuracy.items())
+def by_cut(accuracy: Mapping[str, Mapping[str, float]]) -> str:
+    """Return accuracy by cut, as client/server, or one figure where it is that of whole networks."""
+    where = places(accuracy)
+    return ", ".join(f"{group(cut)} {'/'.join(f'{found[place]:.3f}' for place in where)}" for cut, found in accuracy.items())
+
+
+def places(accuracy: Mapping[str, Mapping[str, float]]) -> tuple[str, ...]:
+    """Return where accuracy was taken: at client and server, or of whole networks."""
+    return tuple(next(iter(accuracy.values()), {"client": 0.0, "server": 0.0}))
+
+
+def at(accuracy: Mapping[str, Mapping[str, float]]) -> str:
+    """Return what the figures of ``by_cut`` are, in words."""
+    where = places(accuracy)
+    return f" at {'/'.join(where)}" if len(where) > 1 else f" of {'/'.join(where)}s"
+
+
+def group(cut: str) -> str:
+    """Return what a row of accuracy is of: "cut 3", or "all" where one network is trained on all data."""
+    return f"cut {cut}" if cut.isdecimal() else cut
+
+
+def count(number: int, what: str) -> str:
+    """Return a number of things, in words."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _figure(value: float | None) -> str:

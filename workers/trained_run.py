@@ -14,7 +14,7 @@ from learning.errors import LearningError
 from learning.halves import ClientHalf, ServerHalf
 from learning.layers import Network, build_network
 from learning.sources import normalisation
-from learning.strategies import averaged
+from learning.strategies import averaged, is_split
 from learning.tensors import State, naming, unpack
 from workers.run_settings import RunSettings
 
@@ -61,6 +61,10 @@ class TrainedRun:
         LearningError if model and layers cannot be used.
         """
         settings = _on_this_machine(RunSettings.from_json(_read(folder, "experiment.json")))
+        if not is_split(settings.training):
+            raise RunFolderError(
+                f"{folder} holds whole networks, of strategy {settings.training.strategy}: there are no clients' halves and exits"
+            )
         try:
             found = _Description.model_validate_json(_read(folder, "run.json"))
         except ValidationError as error:

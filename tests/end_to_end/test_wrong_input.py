@@ -58,13 +58,15 @@ EXPERIMENT = {  # wrong in itself: found before anything else is looked at
     "data.download=yes": ["data.download", "must be true or false"],
     "training.batch_size=1": ["training.batch_size = 1", "greater than or equal to 2"],
     "training.client.lr=inf": ["training.client.lr", "finite"],
-    "training.strategy=average": ["training.strategy", "'averaging', 'sequential' or 'distributed'"],
+    "training.strategy=average": ["training.strategy", "'averaging', 'sequential', 'distributed', 'alone' or 'centralized'"],
     "training.streams=20": ["training.streams = 20", "12 clients"],
     "training.strategy=sequential training.streams=2": ["streams = 2 needs strategy = averaging"],
     "clients.list=[{id='a',cut=3}]": ["list, and count and cuts", "keep one"],
     "clients.cuts=[]": ["clients.cuts = []: must not be empty"],
     "clients.cuts=[0]": ["clients.cuts[0] = 0", "greater than or equal to 1"],
     "clients.min_clients=13": ["min_clients = 13 is more than the 12 clients"],
+    "training.strategy=alone training.streams=2": ["streams = 2 needs strategy = averaging, not alone"],
+    "training.strategy=alone clients.open=true clients.count=none clients.cuts=none": ["alone has no servers", "clients.open"],
     "clients.open=true clients.count=none clients.cuts=none": ["clients join over a broker", "--broker and --store"],
     "transport.unconfirmed_bytes=268435456": ["unconfirmed_bytes = 268435456 must be below held_bytes"],
     "transport.heartbeat_interval=20": ["heartbeat_timeout = 30.0", "twice heartbeat_interval"],
@@ -88,8 +90,10 @@ PARTS = {  # model, data and machine do not fit
     "data.name=imagefolder:unlike": ["different class folders", "b, c"],
     "data.name=imagefolder:broken": ["image broken/train/a/0.png cannot be decoded"],
     "data.name=wrong_models:untested clients.count=4": ["no test split"],
+    "training.strategy=alone data.train_limit=20": ["20 training samples are too few for 12 clients"],
     "data.train_limit=20": ["20 training samples are too few for 12 clients", "larger data.train_limit"],
     "data.partition=shards data.classes_per_client=20": ["classes_per_client = 20", "there are 10 classes"],
+    "training.memory_format=channels_last training.device=cpu": ["images of one channel", "contiguous or auto"],
     "training.device=cuda": ["no CUDA device", "cpu or auto"],
 }
 COMMANDS = {
@@ -99,6 +103,12 @@ COMMANDS = {
     "train --broker amqp://localhost": ["--broker without --store", "give both, or neither"],
     "train --store redis://localhost": ["--store without --broker"],
     "train --broker http://a:secret@localhost --store redis://localhost": ["--broker", "amqp://user:password@host"],
+    f"train alone.toml --broker amqp://{NOWHERE} --store redis://{NOWHERE}": ["training.strategy = alone", "without --broker"],
+    "train alone.toml --servers 2": ["training.strategy = alone trains whole networks without servers"],
+    f"coordinator alone.toml --broker amqp://{NOWHERE} --store redis://{NOWHERE}": [
+        "training.strategy = alone",
+        "use `splitee train`",
+    ],
     "train --output wrong.toml": ["cannot be written to wrong.toml", "--output"],
     "train --output /proc/nothing": ["cannot be written to /proc/nothing", "--output"],
     "init wrong.toml": ["wrong.toml exists", "--force"],
@@ -135,6 +145,7 @@ def mistakes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of wrong files of every kind."""
     folder = tmp_path_factory.mktemp("mistakes")
     (folder / "wrong.toml").write_text("[training\nrounds = 3")
+    (folder / "alone.toml").write_text('[training]\nstrategy = "alone"\n')
     (folder / "wrong_syntax.py").write_text("def layers(:")
     (folder / "wrong_models.py").write_text(MODELS)
     for place in ("unlike/train/a", "unlike/train/b", "unlike/test/a", "unlike/test/c", "broken/train/a", "broken/test/a"):

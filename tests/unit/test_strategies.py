@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from learning.errors import SettingsError
 from learning.settings import TrainingSettings
-from learning.strategies import averaged, group
+from learning.strategies import averaged, group, is_split
 
 rosters = st.sets(st.integers(0, 40), max_size=12).map(lambda indices: [(index, f"client-{index:02}") for index in indices])
 trainings = st.one_of(
@@ -48,6 +49,16 @@ def test_a_client_stays_in_its_stream_whoever_else_is_there(
     everyone, some = group(clients, training), group(there, training)
     for stream, members in some.items():
         assert set(members) <= set(everyone[stream])
+
+
+@pytest.mark.parametrize("strategy", ["alone", "centralized"])
+def test_baselines_have_no_streams(strategy: str) -> None:
+    training = TrainingSettings.model_validate({"strategy": strategy})
+    assert not is_split(training)
+    with pytest.raises(SettingsError, match=f"strategy = {strategy} trains whole networks"):
+        group(FOUR, training)
+    with pytest.raises(SettingsError):
+        averaged(training)
 
 
 def test_only_distributed_is_never_averaged() -> None:
