@@ -13,7 +13,7 @@ from learning.seeds import generator, seeded
 from learning.settings import MOST_CLASSES, DataSettings, TrainingSettings
 from learning.sources import Dataset, open_dataset
 
-__all__ = ["ClientData", "Dataset", "Split", "evaluation_batches", "load_dataset"]
+__all__ = ["ClientData", "Dataset", "Split", "evaluation_batches", "load_dataset", "test_samples"]
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
@@ -103,10 +103,15 @@ def evaluation_batches(dataset: Dataset, data: DataSettings, seed: int, batch_si
     """
     if dataset.test is None:
         raise DataError(f"data set {dataset.name} has no test split to evaluate on")
-    count = len(dataset.test)
-    limit = count if whole or data.test_limit is None else min(data.test_limit, count)
-    chosen = torch.arange(count) if limit == count else _subset(count, limit, generator(seed, "test-limit"))
+    chosen = test_samples(len(dataset.test), None if whole else data.test_limit, seed)
     return _batches(dataset, dataset.test, chosen, seed, batch_size)
+
+
+def test_samples(count: int, limit: int | None, seed: int) -> torch.Tensor:
+    """Return which of the count samples of a test split are evaluated, ascending; those of a limit are among those of a larger."""
+    if limit is None or limit >= count:
+        return torch.arange(count)
+    return _subset(count, limit, generator(seed, "test-limit"))
 
 
 def _batches(dataset: Dataset, split: Split, chosen: torch.Tensor, seed: int, batch_size: int) -> Iterator[Batch]:

@@ -30,7 +30,12 @@ def answers_itself(logits: torch.Tensor, max_entropy: float) -> torch.Tensor:
     The paper states this rule on the confidence C = -H. A bound of 0 offloads every sample, infinity none; in between, samples
     whose logits are no numbers are offloaded. Raises SettingsError if the bound is negative or no number.
     """
+    return is_answered(entropy(logits), max_entropy)
+
+
+def is_answered(entropies: torch.Tensor, max_entropy: float) -> torch.Tensor:
+    """Return the same from entropies of any shape, in nats; bool of that shape."""
     check_max_entropy(max_entropy)
     if max_entropy == math.inf:
-        return torch.ones(len(logits), dtype=torch.bool, device=logits.device)
-    return entropy(logits) < max_entropy
+        return torch.ones_like(entropies, dtype=torch.bool)
+    return entropies < max_entropy
