@@ -40,6 +40,8 @@ Run = Annotated[str, typer.Option(metavar="NAME", help="Name of the run.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Ids = Annotated[list[str] | None, typer.Argument(metavar="ID...", help="Dead letters, by the beginning of their ids.")]
 All = Annotated[bool, typer.Option("--all", help="All dead letters of the run.")]
+Folder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run, runs/NAME.", show_default=False)]
+Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="Only a seeded random N of the test split's samples.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Tiny sizes: shows that it works, measures nothing.")]
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -183,6 +185,38 @@ def init(
 
     write_experiment(path, force)
     typer.echo(f"Wrote {path}; train with: splitee train {path}")
+
+
+@app.command()
+def sweep(folder: Folder, limit: Limit = None, json: Json = False) -> None:
+    """Compare entropy bounds of adaptive inference on a finished run: accuracy, adoption, bytes and seconds."""
+    from cli.sweep import run_sweep
+
+    run_sweep(folder=folder, limit=limit, json=json)
+
+
+@app.command()
+def calibrate(
+    folder: Folder,
+    max_accuracy_loss: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="Accuracy that may be lost against offloading everything, as 0.01.")
+    ] = None,
+    max_offload: Annotated[float | None, typer.Option(metavar="SHARE", help="Samples that may be offloaded, as 0.3.")] = None,
+    confidence: Annotated[float, typer.Option(metavar="SHARE", help="With which the promise is kept, for each cut.")] = 0.95,
+    limit: Limit = None,
+    json: Json = False,
+) -> None:
+    """Choose each cut's entropy bound on the test split, so that a promise is kept on fresh samples."""
+    from cli.calibrate import run_calibrate
+
+    run_calibrate(
+        folder=folder,
+        max_accuracy_loss=max_accuracy_loss,
+        max_offload=max_offload,
+        confidence=confidence,
+        limit=limit,
+        json=json,
+    )
 
 
 @app.command()

@@ -61,7 +61,8 @@ def prepare(experiment: Experiment) -> Prepared:
 def resolve_network(experiment: Experiment) -> tuple[Experiment, Description, Network]:
     """Return the experiment with every "auto" resolved, what is known of its data, and its network.
 
-    Raises DataError or ModelError if data and model do not fit each other, ExperimentError if data and layout do not. Which clients there are does not matter.
+    Raises DataError or ModelError if data and model do not fit each other, ExperimentError if data and layout do not. Which
+    clients there are does not matter.
     """
     resolved = resolve(experiment, torch.cuda.is_available())
     seed = resolved.training.seed

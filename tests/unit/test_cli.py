@@ -18,7 +18,7 @@ from coordinator.experiment import keys as all_keys
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = [
-    *("train", "coordinator", "server", "client", "predict", "profile", "status", "doctor", "init", "clean"),
+    *("train", "coordinator", "server", "client", "predict", "profile", "status", "doctor", "init", "sweep", "calibrate", "clean"),
     *("dead", "dead list", "dead show", "dead drop", "dead requeue", "bench", "bench train", "bench memory", "bench inference"),
 ]
 
@@ -44,7 +44,8 @@ for command in {["", *COMMANDS]!r}:
         app([*command.split(), "--help"])
     except SystemExit as end:
         assert end.code == 0, command
-print(sorted(name for name in ("torch", "torchvision", "sklearn", "pika", "redis") if name in sys.modules), file=sys.stderr)
+heavy = ("torch", "torchvision", "sklearn", "matplotlib", "pika", "redis")
+print(sorted(name for name in heavy if name in sys.modules), file=sys.stderr)
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]"
