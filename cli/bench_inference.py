@@ -12,7 +12,8 @@ import torch
 from broker import events
 from cli import roles
 from cli.bench_inference_loops import latencies, rates
-from cli.bench_run import Servers, forget, machine, pinned, run_name, scratch, servers
+from cli.bench_run import Servers, forget, pinned, run_name, scratch, servers
+from cli.machine import machine
 from cli.prepare import Prepared, prepare
 from cli.processes import Children
 from cli.servers import connect

@@ -40,7 +40,6 @@ Run = Annotated[str, typer.Option(metavar="NAME", help="Name of the run.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Ids = Annotated[list[str] | None, typer.Argument(metavar="ID...", help="Dead letters, by the beginning of their ids.")]
 All = Annotated[bool, typer.Option("--all", help="All dead letters of the run.")]
-Folder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run, runs/NAME.", show_default=False)]
 Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="Only a seeded random N of the test split's samples.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Tiny sizes: shows that it works, measures nothing.")]
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -117,7 +116,8 @@ def predict(
     ] = None,
     client: Annotated[str | None, typer.Option(metavar="ID", help="Client whose layers to use; default the first.")] = None,
     max_entropy: Annotated[
-        float | None, typer.Option(metavar="H", help="Nats of entropy below which the client answers itself; inf: always.")
+        float | None,
+        typer.Option(metavar="H", help="Nats below which a client answers itself; default as calibrated, or 0.5."),
     ] = None,
     broker: OptionalBroker = None,
     patience: Annotated[float | None, typer.Option(metavar="S", help="Seconds that a server's answer may take.")] = None,

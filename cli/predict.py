@@ -14,10 +14,11 @@ from cli.errors import CommandError
 from cli.servers import check_broker
 from learning.errors import DataError
 from learning.images import read_image
+from workers.calibrated import calibrated_bounds
 from workers.inference_client import InferenceClient, Predictions, Where
 from workers.trained_run import TrainedRun
 
-MAX_ENTROPY = 0.5  # nats, where nothing else is said
+MAX_ENTROPY = 0.5  # nats, where nothing else is said and none was calibrated
 BATCH = 64  # images
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}  # looked for in folders
 
@@ -40,7 +41,7 @@ def predict(
     check_broker(broker)
     run = TrainedRun.open(folder)
     name = client or next(iter(run.clients))
-    bound = MAX_ENTROPY if max_entropy is None else max_entropy
+    bound = max_entropy if max_entropy is not None else _usual(folder, run.member(name).cut)
     report = _Report(run, as_json)
     with ExitStack() as stack:
         opened = InferenceClient.open(folder, client=name, broker=broker, max_entropy=bound, patience=patience)
@@ -115,6 +116,12 @@ class _Report:
         degraded = f" ({self._reason})" if self._counts[Where.DEGRADED] else ""
         counts = ", ".join(f"{count} {where.value}" for where, count in self._counts.items())
         print(f"{what}: {counts}{degraded}", file=sys.stderr)
+
+
+def _usual(folder: Path, cut: int) -> float:
+    """Return the bound that was calibrated for a cut, or one that is sensible."""
+    calibrated = calibrated_bounds(folder) or {}
+    return calibrated.get(cut, MAX_ENTROPY)
 
 
 def _files(inputs: Sequence[Path]) -> list[Path]:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from torchvision.utils import save_image
 
 from broker import events, topology
 from broker.topology import Queue
@@ -40,6 +42,14 @@ AFTERWARDS = [  # in this order
     "splitee dead drop --run digits --all",
     "splitee clean --run digits",
 ]
+PROFILE = "splitee profile experiments/cifar10-small.toml --max-memory-mb 200 --max-mbps 20"
+ANSWERS = [  # in this order
+    "splitee sweep runs/digits",
+    "splitee calibrate runs/digits --max-accuracy-loss 0.05",
+    "splitee predict runs/digits --input images",
+]
+STAY = "splitee server --run digits --stay"  # both are run by test_predict
+REMOTE = f"{ANSWERS[-1]} --broker amqp://user:password@host:5672/"
 OWN = "splitee train examples/own.toml"
 OWN_CLIENT = "splitee client --run own --id client-01 --cut 1 --model examples.own_model:layers --data examples.own_model:data"
 
@@ -76,7 +86,7 @@ def publish(url: str, queue: Queue, body: bytes) -> None:
 
 def test_every_command_is_tested_below() -> None:
     commands = {line for block in blocks("sh") for line in block.splitlines()}
-    assert commands == {*HOST, *MAKE, *HERE, DOWNLOAD, *MACHINES, *AFTERWARDS, OWN, OWN_CLIENT}
+    assert commands == {*HOST, *MAKE, *HERE, DOWNLOAD, *MACHINES, *AFTERWARDS, PROFILE, *ANSWERS, STAY, REMOTE, OWN, OWN_CLIENT}
 
 
 def test_every_link_leads_somewhere() -> None:
@@ -106,9 +116,18 @@ def test_commands_in_one_process_and_what_they_leave_behind(tmp_path: Path) -> N
         "summary.json", "metrics.jsonl", "layers", "experiment.json", "run.json", "state",
     }  # fmt: skip
     (tmp_path / "runs" / "quick").rename(tmp_path / "runs" / "digits")
-    for block in blocks("python"):
-        script = block + "assert set(last) == {'2.weight', '2.bias'} and 'layer3.conv1.weight' in half and 'exit.2.weight' in half"
-        subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
+    layers = "set(last) == {'2.weight', '2.bias'} and 'layer3.conv1.weight' in half and 'exit.2.weight' in half"
+    for block, holds in zip(blocks("python"), ("len(found) == 4", layers), strict=True):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        subprocess.run([sys.executable, "-c", f"{block}\nassert {holds}"], cwd=tmp_path, env=environment, check=True)
+    (tmp_path / "images").mkdir()
+    save_image(torch.rand(1, 8, 8), tmp_path / "images" / "one.png")
+    for command in ANSWERS:
+        run(command, tmp_path)
+
+
+def test_which_cut_suits_a_device() -> None:
+    run(PROFILE.replace(" --max-memory-mb 200 --max-mbps 20", f" --batches 1 --max-mbps 1e6 {SMALL}"), ROOT)
 
 
 def test_the_experiment_that_downloads_is_one() -> None:
