@@ -5,7 +5,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-ITEM_SIZES = {"float32": 4, "float16": 2, "bfloat16": 2, "int64": 8}
+ITEM_SIZES = {"float32": 4, "float16": 2, "bfloat16": 2, "uint8": 1, "int64": 8}
+SCALE_BYTES = 8  # float32 lowest value and step of a channel, which uint8 values have in front
 MOST_NAME = 200  # characters
 CLIENT_PATTERN = r"^[a-z0-9][a-z0-9-]{0,62}$"  # enters broker permissions unescaped
 
@@ -16,7 +17,7 @@ Digest = Annotated[bytes, Field(min_length=32, max_length=32)]
 Name = Annotated[str, Field(max_length=MOST_NAME)]
 Text = Annotated[str, Field(max_length=2000)]
 Loss = Annotated[float, Field(ge=0, le=3.5e38)]  # a mean of cross-entropies in float32; sums of it stay finite
-WireDtype = Literal["float32", "float16", "bfloat16", "int64"]
+WireDtype = Literal["float32", "float16", "bfloat16", "uint8", "int64"]
 Dimension = Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -26,8 +27,21 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+def wire_bytes(dtype: str, shape: tuple[int, ...]) -> int:
+    """Return the bytes that a tensor has in a message. uint8 has a scale for each channel: dimension 1 of images, else the last."""
+    values = math.prod(shape) * ITEM_SIZES[dtype]
+    return values + (scale_bytes(shape) if dtype == "uint8" else 0)
+
+
+def scale_bytes(shape: tuple[int, ...]) -> int:
+    """Return the bytes of the scales of a uint8 tensor."""
+    if len(shape) < 2:
+        return SCALE_BYTES
+    return SCALE_BYTES * (shape[1] if len(shape) > 3 else shape[-1])
+
+
 class WireTensor(Message):
-    """A tensor as raw little-endian bytes in row-major order."""
+    """A tensor as raw little-endian bytes in row-major order; uint8: floats, scaled by channel, behind their scales."""
 
     dtype: WireDtype
     shape: Annotated[tuple[Dimension, ...], Field(max_length=8, strict=False)]
@@ -35,7 +49,7 @@ class WireTensor(Message):
 
     @model_validator(mode="after")
     def _size_fits_shape(self) -> Self:
-        expected = math.prod(self.shape) * ITEM_SIZES[self.dtype]
+        expected = wire_bytes(self.dtype, self.shape)
         if len(self.data) != expected:
             raise ValueError(f"{self.dtype} tensor of shape {self.shape} needs {expected} bytes, got {len(self.data)}")
         return self

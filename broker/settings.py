@@ -14,8 +14,8 @@ class TransportSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    wire_dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
-        "auto", description="how features travel; auto: float16, or bfloat16 where steps are bfloat16"
+    wire_dtype: Literal["auto", "float32", "float16", "bfloat16", "uint8"] = Field(
+        "auto", description="how features travel; auto: float16, or bfloat16 where steps are bfloat16; uint8: scaled by channel"
     )
     queue_type: Literal["quorum", "classic"] = Field("quorum", description="kind of RabbitMQ queue for activations")
     message_limit: Bytes = Field(32 * MIB, description="largest message in bytes; a larger batch travels in parts")

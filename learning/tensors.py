@@ -17,6 +17,7 @@ WIRE_DTYPES = {
     "float32": torch.float32,
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
+    "uint8": torch.uint8,
     "int64": torch.int64,
 }
 
@@ -31,6 +32,8 @@ def to_bytes(tensor: torch.Tensor, dtype: str) -> tuple[bytes, int]:
     kind = WIRE_DTYPES[dtype]
     tensor = tensor.detach().cpu()
     clamped = 0
+    if kind == torch.uint8:
+        return _quantised(tensor.float()), clamped
     if kind == torch.float16:
         bound = torch.finfo(kind).max
         if not _within(tensor, bound):
@@ -40,25 +43,49 @@ def to_bytes(tensor: torch.Tensor, dtype: str) -> tuple[bytes, int]:
 
 
 def from_bytes(data: bytes, dtype: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """Return the tensor in raw bytes: int64 as it is, floating dtypes as float32.
+    """Return the tensor in raw bytes: int64 as it is, others as float32.
 
     Raises TensorError if the size does not fit the shape or a value is not finite.
     """
     kind = WIRE_DTYPES[dtype]
-    if len(data) != math.prod(shape) * kind.itemsize:
+    scales = 2 * 4 * math.prod(_scale_shape(shape)) if kind == torch.uint8 else 0
+    if len(data) != math.prod(shape) * kind.itemsize + scales:
         raise TensorError(f"{dtype} tensor of shape {shape} cannot have {len(data)} bytes")
     raw = torch.empty(len(data), dtype=torch.uint8)
     raw.numpy()[:] = np.frombuffer(data, dtype=np.uint8)
     try:
-        tensor = raw.view(kind).reshape(shape)
+        tensor = raw[scales:].view(kind).reshape(shape)
     except (RuntimeError, OverflowError):  # of no elements, and strides beyond 64 bits
         raise TensorError(f"no tensor can have the shape {shape}") from None
-    if not kind.is_floating_point:
+    if kind == torch.int64:
         return tensor
     tensor = tensor.float()
+    if kind == torch.uint8:
+        low, step = raw[:scales].view(torch.float32).reshape(2, *_scale_shape(shape))
+        tensor = torch.addcmul(low, tensor, step)
     if not _within(tensor, torch.finfo(tensor.dtype).max):
         raise TensorError("a value is not finite")
     return tensor
+
+
+def _quantised(tensor: torch.Tensor) -> bytes:
+    """Return float32 values as 256 steps over the range of their channel, behind the channels' lowest values and steps.
+
+    Half a step, 1/510 of a channel's range, is the largest error. A value that is not finite makes its channel's scale so, which
+    the receiver refuses.
+    """
+    kept = _scale_shape(tuple(tensor.shape))
+    others = [axis for axis, size in enumerate(kept) if size != tensor.shape[axis] or tensor.shape[axis] == 1]
+    low, high = tensor.amin(others, keepdim=True), tensor.amax(others, keepdim=True)
+    step = (high - low) / 255
+    values = ((tensor - low) / step.where(step > 0, 1)).round_().nan_to_num_().clamp_(0, 255)
+    return _raw(torch.stack([low, step])) + _raw(values.to(torch.uint8))
+
+
+def _scale_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of the scales of a uint8 tensor: one for each channel, dimension 1 of images, else the last."""
+    axis = None if len(shape) < 2 else 1 if len(shape) > 3 else len(shape) - 1
+    return tuple(size if number == axis else 1 for number, size in enumerate(shape))
 
 
 def _within(tensor: torch.Tensor, bound: float) -> bool:

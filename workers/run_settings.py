@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from broker.codec import MAX_FRAMES
 from broker.dead_letters import ENVELOPE_BYTES as LETTER_BYTES
-from broker.messages import ITEM_SIZES, WireDtype
+from broker.messages import ITEM_SIZES, WireDtype, scale_bytes
 from broker.settings import MIB, TransportSettings
 from learning.errors import SettingsError
 from learning.layers import Network
@@ -78,7 +78,8 @@ class RunSettings:
 
     def batch_bytes(self, network: Network, cut: int) -> int:
         """Return the bytes that a batch of features and labels has at a cut, at most, in the run's wire dtype."""
-        return self.training.batch_size * self.sample_bytes(network, cut) + ENVELOPE_BYTES
+        scales = scale_bytes((1, *network.feature_shape(cut)))
+        return self.training.batch_size * self.sample_bytes(network, cut) + scales + ENVELOPE_BYTES
 
     def largest_message(self, network: Network) -> int:
         """Return the bytes of the largest batch that a client of any cut sends."""
@@ -94,8 +95,8 @@ class RunSettings:
 
     def request_samples(self, feature_shape: tuple[int, ...]) -> int:
         """Return the samples that an inference request has, at most, where one sample's features have this shape."""
-        size = math.prod(feature_shape) * ITEM_SIZES[self.wire_dtype]
-        return max(1, min(MOST_REQUEST_SAMPLES, (self.transport.message_limit - ENVELOPE_BYTES) // size))
+        room = self.transport.message_limit - ENVELOPE_BYTES - scale_bytes((1, *feature_shape))
+        return max(1, min(MOST_REQUEST_SAMPLES, room // (math.prod(feature_shape) * ITEM_SIZES[self.wire_dtype])))
 
     def inference_prefetch(self, network: Network) -> int:
         """Return how many inference requests a server worker holds: within ``held_bytes``, whatever their cut."""

@@ -10,7 +10,7 @@ import torch
 
 from broker.codec import MAX_FRAMES, decode, encode, join, split
 from broker.errors import MalformedMessage
-from broker.messages import ITEM_SIZES, MESSAGES, Activations, EndOfRound, Frame, Message, WireTensor
+from broker.messages import MESSAGES, Activations, EndOfRound, Frame, Message, WireTensor, wire_bytes
 from coordinator.store.records import StreamClient
 from learning.errors import TensorError
 from learning.layers import Network
@@ -143,7 +143,7 @@ def check_bounds(value: object) -> None:
     """Fail unless everything in an accepted message is within the bounds of the protocol, checked anew here."""
     if isinstance(value, dict):
         if value.keys() == {"dtype", "shape", "data"}:
-            assert math.prod(value["shape"]) * ITEM_SIZES[value["dtype"]] == len(value["data"])
+            assert wire_bytes(value["dtype"], tuple(value["shape"])) == len(value["data"])
             assert len(value["shape"]) <= 8
         assert 0 <= value.get("loss", 0) < 1e39
         for member in value.values():
@@ -186,9 +186,9 @@ def untrainable(cut: int, network: Network, batch_size: int, random: random.Rand
         features: tuple[int, ...] = (size, *shape), labels: tuple[int, ...] = (size,), value: bytes = bytes(4), label: int = 0,
         at: int = cut, kind: str = "float32", label_kind: str = "int64",
     ) -> bytes:  # fmt: skip
-        count = math.prod(features) * ITEM_SIZES[kind]
+        count = wire_bytes(kind, features)
         data = (bytes(count - len(value)) + value)[-count:] if count else b""
-        label_data = (label.to_bytes(8, "little", signed=True) * math.prod(labels))[: math.prod(labels) * ITEM_SIZES[label_kind]]
+        label_data = (label.to_bytes(8, "little", signed=True) * math.prod(labels))[: wire_bytes(label_kind, labels)]
         return encode(
             Activations.model_construct(
                 cut=at,

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from broker.messages import wire_bytes
 from learning.errors import TensorError
 from learning.tensors import WIRE_DTYPES, fingerprint, from_bytes, load_into, notes_of, pack, to_bytes, unpack
 
@@ -55,10 +56,43 @@ def test_infinity_is_clamped_too_but_a_value_that_is_no_number_is_left_for_the_r
         from_bytes(sent, "float16", (2,))
 
 
+feature_maps = st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(1, 3), st.integers(1, 3))
+
+
+@given(feature_maps, st.data())
+def test_uint8_is_at_most_half_a_step_of_its_channel_away(shape: tuple[int, ...], data: st.DataObject) -> None:
+    size = int(np.prod(shape))
+    values = st.floats(-1e6, 1e6, width=32)
+    tensor = torch.tensor(data.draw(st.lists(values, min_size=size, max_size=size))).reshape(shape)
+    sent, clamped = to_bytes(tensor, "uint8")
+    assert (len(sent), clamped) == (wire_bytes("uint8", shape), 0)
+    assert len(sent) == size + 8 * shape[1]
+    back = from_bytes(sent, "uint8", shape)
+    steps = (tensor.amax((0, 2, 3), keepdim=True) - tensor.amin((0, 2, 3), keepdim=True)) / 255
+    assert back.dtype == torch.float32
+    assert bool(((back - tensor).abs() <= steps / 2 + tensor.abs() * 1e-6).all())
+
+
+def test_each_channel_of_uint8_has_a_scale_of_its_own() -> None:
+    maps = torch.stack([torch.linspace(0, 1, 6), torch.linspace(-500, 500, 6), torch.full((6,), 7.0)]).reshape(1, 3, 2, 3)
+    back = from_bytes(to_bytes(maps, "uint8")[0], "uint8", (1, 3, 2, 3))
+    assert bool(((back - maps).abs().amax((0, 2, 3)) <= torch.tensor([1 / 510, 1000 / 510, 0])).all())
+    tokens = torch.tensor([[[0.0, 100.0], [1.0, 300.0]]])
+    assert torch.equal(from_bytes(to_bytes(tokens, "uint8")[0], "uint8", (1, 2, 2)), tokens), "tokens are scaled by dimension"
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_values_that_are_not_finite_are_refused_in_uint8_too(value: float) -> None:
+    sent, _ = to_bytes(torch.tensor([[1.0, value], [2.0, 0.0]]), "uint8")
+    with pytest.raises(TensorError, match="not finite"):
+        from_bytes(sent, "uint8", (2, 2))
+
+
 def test_any_layout_travels_in_row_major_order() -> None:
     tensor = torch.arange(2 * 3 * 4 * 5, dtype=torch.float32).reshape(2, 3, 4, 5)
     for same in (tensor.to(memory_format=torch.channels_last), tensor.transpose(1, 2).contiguous().transpose(1, 2)):
-        assert to_bytes(same, "float32") == to_bytes(tensor, "float32")
+        for dtype in ("float32", "uint8"):
+            assert to_bytes(same, dtype) == to_bytes(tensor, dtype)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
@@ -71,7 +105,7 @@ def test_values_that_are_not_finite_are_refused(dtype: str, value: float) -> Non
 
 @given(st.binary(max_size=64), shapes, st.sampled_from(sorted(WIRE_DTYPES)))
 def test_bytes_that_do_not_fit_their_shape_are_refused(data: bytes, shape: tuple[int, ...], dtype: str) -> None:
-    if len(data) == int(np.prod(shape)) * WIRE_DTYPES[dtype].itemsize:
+    if len(data) == wire_bytes(dtype, shape):
         return
     with pytest.raises(TensorError, match="cannot have"):
         from_bytes(data, dtype, shape)

@@ -13,6 +13,7 @@ from coordinator.experiment import load_experiment
 from learning.data import evaluation_batches, load_dataset
 from learning.errors import LearningError
 from monitoring.display import Display
+from workers.features import from_wire, to_wire
 from workers.trained_run import RunFolderError, TrainedRun
 
 SMALL = (
@@ -33,9 +34,9 @@ def averaging(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(tmp_path_factory.mktemp("averaging"))
 
 
-@pytest.mark.parametrize("strategy", ["averaging", "distributed"])
-def test_its_halves_have_the_accuracy_of_the_run(strategy: str, tmp_path: Path, averaging: Path) -> None:
-    folder = averaging if strategy == "averaging" else train(tmp_path, "training.strategy=distributed")
+@pytest.mark.parametrize("override", [None, "training.strategy=distributed", "transport.wire_dtype=uint8"])
+def test_its_halves_have_the_accuracy_of_the_run(override: str | None, tmp_path: Path, averaging: Path) -> None:
+    folder = averaging if override is None else train(tmp_path, override)
     run = TrainedRun.open(folder)
     dataset = load_dataset(run.settings.data, 0)
     assert dataset.test is not None
@@ -49,7 +50,8 @@ def test_its_halves_have_the_accuracy_of_the_run(strategy: str, tmp_path: Path, 
         for samples, labels in batches:
             logits, features = half.evaluate(samples)
             correct["client"] += int((logits.argmax(1) == labels).sum())
-            correct["server"] += int((server.predict(features, member.cut).argmax(1) == labels).sum())
+            sent = from_wire(to_wire(features, run.settings.wire_dtype)[0])
+            correct["server"] += int((server.predict(sent, member.cut).argmax(1) == labels).sum())
         assert {where: count / len(dataset.test) for where, count in correct.items()} == expected[client]
     assert torch.equal(run.normalise(images), dataset.normalise(images))
 
