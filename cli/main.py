@@ -141,6 +141,18 @@ def status(
 
 
 @app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, finished or not.", show_default=False)],
+    output: Annotated[Path, typer.Option(metavar="FILE", help="HTML file to write.")] = Path("report.html"),
+    figures: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for PNG figures and their numbers as CSV.")] = None,
+) -> None:
+    """Write one HTML page on runs: accuracy, loss, traffic, dropouts and settings, side by side."""
+    from cli.report import report as write
+
+    write(runs=runs, output=output, figures=figures)
+
+
+@app.command()
 def doctor(broker: OptionalBroker = None, store: OptionalStore = None, json: Json = False) -> None:
     """Check this machine: versions, devices, servers; say how to get what is missing."""
     from cli.doctor import examine, print_checks

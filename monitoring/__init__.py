@@ -1,1 +1,1 @@
-"""Listeners of the roles' events: progress display and metrics files."""
+"""What people see of a run: progress from the roles' events, and reports from what it has left behind."""

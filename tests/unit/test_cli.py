@@ -18,7 +18,21 @@ from coordinator.experiment import keys as all_keys
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = [
-    *("train", "coordinator", "server", "client", "predict", "profile", "status", "doctor", "init", "sweep", "calibrate", "clean"),
+    *(
+        "train",
+        "coordinator",
+        "server",
+        "client",
+        "predict",
+        "profile",
+        "status",
+        "report",
+        "doctor",
+        "init",
+        "sweep",
+        "calibrate",
+        "clean",
+    ),
     *("dead", "dead list", "dead show", "dead drop", "dead requeue", "bench", "bench train", "bench memory", "bench inference"),
 ]
 
