@@ -67,7 +67,7 @@ def _axes(figure: Figure, x: Scale, y: Scale) -> str:
     for value, text in zip(x.ticks, x.labels, strict=True):
         at = x.place(value, LEFT, right)
         parts.append(f'<path class="axis" d="M{at:.1f} {bottom}v4"/>')
-        parts.append(f'<text class="tick" x="{at:.1f}" y="{bottom + 8}" dy="0.8em" text-anchor="middle">{escape(text)}</text>')
+        parts.append(f'<text class="tick" x="{at:.1f}" y="{bottom + 11}" dy="0.8em" text-anchor="middle">{escape(text)}</text>')
     parts.append(f'<path class="axis" d="M{LEFT} {bottom}H{right}"/>')
     middle = (LEFT + right) / 2
     parts.append(f'<text class="axis-title" x="{middle:g}" y="{HEIGHT - 5}" text-anchor="middle">{escape(figure.x.title)}</text>')

@@ -15,7 +15,7 @@ from monitoring.report.figure import Axis
 from monitoring.report.folder import read_runs
 from monitoring.report.page import page
 from monitoring.report.scale import scale
-from tests.unit.report_reading import drawn, figure, line, parse, write_run
+from tests.unit.report_reading import Node, drawn, figure, line, parse, write_run
 
 EXPERIMENT = {"name": "one", "training": {"strategy": "averaging", "rounds": 5, "seed": 0}, "data": {"name": "digits"}}
 SUMMARY = {
@@ -89,9 +89,24 @@ def test_pareto_points_are_filled_and_others_are_open(tmp_path: Path) -> None:
     assert [entry.text for entry in found.all("li")] == ["cut 3", "all cuts", "Pareto-optimal", "other"]
 
 
+def check_charts(figures: list[Node]) -> None:
+    for found in figures:
+        labels = {label for chart in drawn(found) for label in chart}
+        assert labels <= {entry.text for entry in found.all("li")}, "each series has its entry in the legend"
+        swatches = [repr(entry.all("svg")[0]) for entry in found.all("li")]
+        assert len(set(swatches)) == len(swatches), "no two entries look the same"
+        assert found.all("h3")[0].text
+        assert len(found.all("figcaption")[0].text) > 30
+        for chart in found.all("svg", "chart"):
+            assert chart.attributes["role"] == "img"
+            assert found.all("h3")[0].text in chart.attributes["aria-label"]
+
+
 def test_every_chart_says_what_it_shows(tmp_path: Path) -> None:
-    html = report(make(tmp_path / "a", sweep=SWEEP), make(tmp_path / "b", sweep=SWEEP))
-    figures = parse(html).all("figure")
+    one, two = make(tmp_path / "a", sweep=SWEEP), make(tmp_path / "b", sweep=SWEEP)
+    figures = parse(report(one, two)).all("figure")
+    check_charts(figures)
+    check_charts(parse(report(one)).all("figure"))
     titles = {
         found.attributes["id"]: [text.text for text in found.all("svg", "chart")[0].all("text", "axis-title")] for found in figures
     }
@@ -104,14 +119,6 @@ def test_every_chart_says_what_it_shows(tmp_path: Path) -> None:
         "bytes": ["activations (MiB)", "round"],
         "clients": ["clients", "round"],
     }
-    for found in figures:
-        labels = {label for chart in drawn(found) for label in chart}
-        assert labels <= {entry.text for entry in found.all("li")}, "each series has its entry in the legend"
-        assert found.all("h3")[0].text
-        assert len(found.all("figcaption")[0].text) > 30
-        for chart in found.all("svg", "chart"):
-            assert chart.attributes["role"] == "img"
-            assert found.all("h3")[0].text in chart.attributes["aria-label"]
 
 
 def test_key_figures_are_on_top(tmp_path: Path) -> None:
@@ -228,7 +235,7 @@ def test_text_out_of_a_file_stays_text(tmp_path: Path) -> None:
         assert "is of other layers than the run's" in parse(html).text
 
 
-def _everything(node: Any) -> list[Any]:
+def _everything(node: Node) -> list[Node]:
     return [node, *(found for child in node.children for found in _everything(child))]
 
 
