@@ -17,6 +17,7 @@ from cli.prepare import Prepared
 from monitoring.display import Display
 
 GOODBYE_SECONDS = 30.0
+_PRELOADED = ["cli.roles", "coordinator.store.redis", "sklearn.datasets", "sklearn.model_selection"]
 
 
 def train_with_processes(prepared: Prepared, output: Path, broker: str, store: str, servers: int, display: Display) -> None:
@@ -58,7 +59,7 @@ class Children:
 
     def __init__(self) -> None:
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["cli.roles", "sklearn.datasets"])
+        self._context.set_forkserver_preload(_PRELOADED)
         self._processes: list[ForkServerProcess] = []
         self._done = threading.Event()
 

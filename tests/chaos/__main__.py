@@ -11,7 +11,8 @@ import tempfile
 from pathlib import Path
 
 from tests.chaos.plan import make_plan
-from tests.chaos.run import Undisturbed, run_seed, started_servers
+from tests.chaos.run import run_seed, started_servers
+from tests.end_to_end.undisturbed import Undisturbed
 
 
 def main() -> None:

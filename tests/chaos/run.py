@@ -15,7 +15,8 @@ from typing import Any
 from broker.events import RunFinished, Waiting
 from cli.private_servers import PrivateServer, start_rabbitmq, start_redis
 from tests.chaos.plan import COORDINATORS, LEASE_SECONDS, WORKERS, Fault, Plan
-from tests.end_to_end.harness import Deployment, Node, Setup, summary, tiny, train
+from tests.end_to_end.harness import Deployment, Node, Setup, summary
+from tests.end_to_end.undisturbed import Undisturbed
 from tests.proxy import Proxy
 
 PATIENCE = 300.0  # seconds; a run that takes longer hangs. A queue that never gets a leader costs more than a minute
@@ -69,20 +70,6 @@ class Result:
 
     def to_json(self) -> str:
         return json.dumps({"ok": not self.differs, **asdict(self)})
-
-
-class Undisturbed:
-    """The summaries of runs that nothing happens to, each trained once."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._known: dict[tuple[str, ...], dict[str, Any]] = {}
-
-    def summary(self, plan: Plan) -> dict[str, Any]:
-        if plan.overrides not in self._known:
-            folder = self._folder / f"undisturbed-{len(self._known)}"
-            self._known[plan.overrides] = train(tiny(folder, *OVERRIDES, *plan.overrides), folder / "output")
-        return self._known[plan.overrides]
 
 
 class Role:
@@ -259,7 +246,7 @@ def _client(deployment: Deployment, id: str) -> Callable[[dict[str, str]], Node]
 def run_seed(plan: Plan, servers: Servers, undisturbed: Undisturbed, folder: Path) -> Result:
     """Run a plan in a folder, which is kept if anything was wrong."""
     shutil.rmtree(folder, ignore_errors=True)
-    expected = undisturbed.summary(plan)
+    expected = undisturbed(*OVERRIDES, *plan.overrides)
     result = ChaosRun(plan, servers, folder).run(expected)
     if not result.differs:
         shutil.rmtree(folder)

@@ -5,7 +5,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.chaos.plan import make_plan
-from tests.chaos.run import PATIENCE, Servers, Undisturbed, run_seed, started_servers
+from tests.chaos.run import PATIENCE, Servers, run_seed, started_servers
+from tests.end_to_end.conftest import undisturbed as undisturbed
+from tests.end_to_end.undisturbed import Undisturbed
 from tests.services import installed
 
 SEEDS = (0, 1, 2, 3)
@@ -15,11 +17,6 @@ SEEDS = (0, 1, 2, 3)
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     with installed(started_servers(tmp_path_factory.mktemp("servers"))) as servers:
         yield servers
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
-    return Undisturbed(tmp_path_factory.mktemp("undisturbed"))
 
 
 @pytest.mark.timeout(2 * PATIENCE)

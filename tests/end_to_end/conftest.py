@@ -1,33 +1,35 @@
 """Fixtures of the end-to-end tests."""
 
+import os
 from collections.abc import Callable, Iterator
+from multiprocessing.forkserver import ensure_running
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.end_to_end.harness import Deployment, Node, Setup, tiny, train
+from tests.end_to_end.harness import Deployment, Node, Setup
+from tests.end_to_end.undisturbed import Undisturbed as Undisturbed
 
 Deploy = Callable[..., Deployment]
-Undisturbed = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="session")
+def forkserver() -> None:
+    """Let the process that all others are forked from begin its imports now, before a command asks for one of its own."""
+    ensure_running()
 
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
-    """Return the summary of the tiny experiment with overrides, trained embedded and undisturbed: once for all tests."""
-    known: dict[tuple[str, ...], dict[str, Any]] = {}
-
-    def summary(*overrides: str) -> dict[str, Any]:
-        if overrides not in known:
-            folder = tmp_path_factory.mktemp("undisturbed")
-            known[overrides] = {**train(tiny(folder, *overrides), folder / "output"), "folder": folder / "output"}
-        return known[overrides]
-
-    return summary
+    """Return a function: the summary of the tiny experiment with overrides, trained embedded and undisturbed."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "undisturbed"  # pytest's processes share it
+    folder.mkdir(exist_ok=True)
+    return Undisturbed(folder)
 
 
 @pytest.fixture
-def deploy(rabbitmq_url: str, redis_url: str, run_name: str, tmp_path: Path) -> Iterator[Deploy]:
+def deploy(forkserver: None, rabbitmq_url: str, redis_url: str, run_name: str, tmp_path: Path) -> Iterator[Deploy]:
     """Return a function that makes a deployment of the tiny experiment with overrides; it is ended after the test.
 
     broker, store: URLs of other servers than those that all tests share. suffix: tells the runs of one test apart.
@@ -46,7 +48,7 @@ def deploy(rabbitmq_url: str, redis_url: str, run_name: str, tmp_path: Path) -> 
 
 
 @pytest.fixture
-def command(tmp_path: Path) -> Iterator[Callable[..., Node]]:
+def command(forkserver: None, tmp_path: Path) -> Iterator[Callable[..., Node]]:
     """Return a function that starts a ``splitee`` command as a process, ended after the test."""
     started: list[Node] = []
 

@@ -54,7 +54,8 @@ heartbeat_interval = 0.25
 Event = dict[str, Any]
 Arm = tuple[crash_points.Between, int]  # where a process kills itself, and at which passage
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["cli.roles", "cli.train", "sklearn.datasets"])  # importing them takes seconds, in each process
+# Importing them takes seconds, in each process: this module itself, and what roles import when they need it.
+_context.set_forkserver_preload([__name__, "cli.train", "coordinator.store.redis", "sklearn.datasets", "sklearn.model_selection"])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,8 @@ import pytest
 from cli import bench
 from cli.bench_train import QUICK
 
+pytestmark = pytest.mark.usefixtures("forkserver")
+
 
 def measured(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     return dict(json.loads(capsys.readouterr().out))

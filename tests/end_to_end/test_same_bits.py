@@ -86,7 +86,7 @@ def test_with_channels_that_break_and_redelivery_out_of_order(
 
 
 def test_features_in_parts_give_the_same_bits(tmp_path: Path, undisturbed: Undisturbed) -> None:
-    setup = Setup.write(tmp_path, "transport.message_limit=4096")
+    setup = Setup.write(tmp_path, "transport.message_limit=8192")  # the smallest features have as many bytes, before labels
     found = train(setup.experiment(), tmp_path / "output")
     assert found["bytes_published"] == undisturbed()["bytes_published"], "bytes that took effect do not count frames"
     assert found["parameters_sha256"] == undisturbed()["parameters_sha256"]

@@ -4,6 +4,7 @@ import pytest
 
 from cli.private_servers import PrivateServer
 from tests.end_to_end.conftest import deploy as deploy
+from tests.end_to_end.conftest import forkserver as forkserver
 from tests.end_to_end.conftest import undisturbed as undisturbed
 
 

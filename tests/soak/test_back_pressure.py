@@ -30,7 +30,7 @@ class Scale:
         """Features of a batch have 256 KiB at cut 3 and 128 KiB at 4 and 5: a round has many times the budgets."""
         return (
             f"clients.count={self.clients}", f"data.train_limit={96 * self.clients}", "data.partition=iid",
-            "model.width=16", "data.image_size=16", f"training.local_epochs={self.epochs}",
+            "model.width=4", "data.image_size=32", f"training.local_epochs={self.epochs}",
         )  # fmt: skip
 
 
@@ -107,6 +107,7 @@ def test_workers_stand_still_and_then_the_broker_takes_no_messages(
         server.signal(signal.SIGCONT)
     while any((left := backlog(rabbitmq_server, clients)).values()):
         assert time.monotonic() - alarmed < PATIENCE, f"workers do not acknowledge what is queued: {left}"
+        time.sleep(2.0)  # to ask takes a second of a core, which they need
     time.sleep(max(0.0, alarmed + 2 * SILENCE - time.monotonic()))
     assert not coordinator.all(RoundClosed)
     rabbitmqctl(rabbitmq_server, "set_vm_memory_high_watermark", "0.4")
