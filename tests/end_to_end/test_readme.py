@@ -28,7 +28,12 @@ HOST = {  # the README's addresses, which the test's servers stand for
     "export SPLITEE_STORE_URL=redis://:password@host:6379/0",
 }
 MAKE = {"make train", "make test"}
-HERE = {"splitee train --set name=quick --set training.rounds=3", "splitee init mine.toml", "splitee doctor"}
+HERE = [  # in this order
+    "splitee train --set name=quick --set training.rounds=3",
+    "splitee init mine.toml",
+    "splitee doctor",
+    "splitee report runs/quick --output report.html",
+]
 DOWNLOAD = "splitee train experiments/cifar10-small.toml --set data.download=true"
 MACHINES = {
     "splitee coordinator experiments/digits.toml",
@@ -107,7 +112,7 @@ def test_make(tmp_path: Path) -> None:
 
 
 def test_commands_in_one_process_and_what_they_leave_behind(tmp_path: Path) -> None:
-    for command in sorted(HERE):
+    for command in HERE:
         run(command + (f" {SMALL}" if " train " in command else ""), tmp_path)
     found = summary(tmp_path / "runs" / "quick")
     table = README[README.index("key of `summary.json`") :]
