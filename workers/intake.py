@@ -36,7 +36,8 @@ class _Parked:
     deliveries: dict[int, Delivery] = field(default_factory=dict)
     size: int = 0  # bytes of them
     copies: list[Delivery] = field(default_factory=list)  # sent twice; dead letters too, if the sequence is refused
-    fault: str = ""  # why it was refused when it arrived, before its turn
+    fault: str = ""  # why it was refused when it arrived, before its turn,
+    faulty: set[int] = field(default_factory=set)  # and the parts that were
 
 
 @dataclass(frozen=True)
@@ -248,6 +249,8 @@ class Intake:
         self._held.setdefault(frame.sequence, []).append(_emptied(delivery))
         parked = self._parked.setdefault(frame.sequence, _Parked(frame.parts))
         if parked.fault:
+            self._duplicates += frame.part in parked.faulty
+            parked.faulty.add(frame.part)
             self._refuse.placed(self, delivery, frame, parked.fault)
             return
         if frame.parts != parked.parts and len(parked.deliveries) < parked.parts:  # sent again under another message limit
@@ -260,6 +263,7 @@ class Intake:
             parked.size += len(delivery.body)
         else:
             parked.fault = f"{len(delivery.body)} bytes or more, which neither a batch nor a client's half has"
+            parked.faulty = {*parked.deliveries, frame.part}
             bodies = [*parked.deliveries.values(), *parked.copies, delivery]
             parked.deliveries, parked.copies = {}, []
             for body in bodies:
