@@ -12,17 +12,14 @@ import torch
 from broker import topology
 from broker.codec import decode, encode
 from broker.events import Event, InferenceAnswered, MessageRefused, StreamLost
-from broker.memory import MemoryBroker, MemoryTransport
 from broker.messages import InferenceRequest, Prediction
 from broker.transport import Delivery
 from coordinator.experiment import Experiment, load_experiment
-from coordinator.rounds import Rounds
-from coordinator.store.ledger import Ledger
-from coordinator.store.memory import MemoryStore
-from coordinator.store.records import LEADER, ClientRecord, Roster, RoundRecord, RunRecord, StreamClient, StreamRecord
+from coordinator.store.records import StreamClient, StreamRecord
 from learning.layers import Network, build_network
 from tests.fuzz.mutations import Mutator
 from tests.fuzz.traffic import Traffic, batches, decoded, untrainable
+from tests.unit.one_round import OneRound
 from tests.unit.test_codec import EXAMPLES
 from workers.features import to_wire
 from workers.run_settings import RunSettings
@@ -59,16 +56,13 @@ class Sitting:
     """One round. good: every client's good messages; the same in all sittings, so that all must train the same network."""
 
     def __init__(self, seed: str) -> None:
-        self.experiment = experiment()
-        self.network = network()
-        self.ledger = Ledger(MemoryStore())
-        self.broker = MemoryBroker()
-        self.transport = MemoryTransport(self.broker)
+        self._one = OneRound(experiment(), SAMPLE, CLASSES, INCARNATION)
+        self.experiment, self.network = self._one.experiment, self._one.network
+        self.ledger, self.transport, self.round = self._one.ledger, self._one.transport, self._one.record
         self.mutator = Mutator(seed)
         self.reasons: Counter[str] = Counter()
         self._faults: list[str] = []
         self._moved = time.monotonic()
-        self.round = self._open()
         frame = RunSettings.from_json(self.experiment.to_json()).frame_bytes(self.network)
         self.traffic = {
             member.id: Traffic(member, 1, self.experiment.transport.message_limit, frame, self.network, self.experiment.training)
@@ -80,40 +74,18 @@ class Sitting:
 
     def run(self, messages: int) -> Outcome:
         """Publish the good messages and so many hostile ones, let a worker train the round, and return what came of it."""
-        for queue in (topology.dead(RUN), topology.coordinator(RUN), topology.inbox(RUN, "asker")):
-            self.transport.declare(queue)
+        self.transport.declare(topology.inbox(RUN, "asker"))
         self._publish_requests(messages // 10)
         share = (messages - messages // 10) // len(CUTS)
         for traffic in self.traffic.values():
             self._compose(traffic, share)
             queue = topology.activations(RUN, traffic.client.id, self.experiment.transport)
-            self.transport.declare(queue)
             for body in traffic.bodies:
                 self.transport.publish(queue.name, body)
         self._work()
         streams = {key: kept.record for key, kept in self.ledger.streams(self.round).items()}
         letters = self.transport.depth(topology.dead(RUN).name)
         return Outcome(streams, self.traffic, letters, self._answers(), self.reasons, self.refused_requests)
-
-    def _open(self) -> RoundRecord:
-        experiment, store = self.experiment, self.ledger.store
-        record = RunRecord(
-            name=RUN, experiment=experiment.to_json(), fingerprint="f", sample_shape=SAMPLE, classes=CLASSES, versions={}
-        )
-        self.ledger.create_run(record)
-        lease = store.acquire(LEADER, "nonce", "coordinator", 3600.0)
-        assert lease is not None
-        rounds = Rounds(self.ledger, experiment, self.network, lease)
-        rounds.initialise()
-        clients = {
-            name: ClientRecord(id=name, index=index, cut=cut, incarnation=INCARNATION, process="p", samples=None, first_round=1)
-            for index, (name, cut) in enumerate(CUTS.items())
-        }
-        kept = self.ledger.roster()
-        self.ledger.lead(lease, [kept.change(Roster(clients=clients))])
-        opened = rounds.open(self.ledger.state(), self.ledger.roster())
-        assert opened is not None
-        return opened
 
     def _compose(self, traffic: Traffic, hostile: int) -> None:
         """Fill a client's queue: good batches, holes and mutants in a random order, the marker last."""
@@ -180,7 +152,7 @@ class Sitting:
         self.transport.publish(queue, body)
 
     def _work(self) -> None:
-        worker = ServerWorker("server", RUN, self.ledger.store, lambda _: self.transport, self._hear)
+        worker = self._one.worker(self._hear)
         thread = threading.Thread(target=self._guard, args=(worker,), name="worker", daemon=True)
         thread.start()
         try:

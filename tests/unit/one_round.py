@@ -8,7 +8,7 @@ import torch
 
 from broker import topology
 from broker.codec import encode
-from broker.events import Event
+from broker.events import Emit, Event
 from broker.memory import MemoryBroker, MemoryTransport
 from broker.messages import Activations, EndOfRound, Frame, Message
 from coordinator.experiment import Experiment
@@ -25,10 +25,11 @@ PATIENCE = 60.0  # seconds after which a round hangs
 
 
 class OneRound:
-    """Round 1 of an experiment with listed clients, all of them admitted."""
+    """Round 1 of an experiment with listed clients, all of them admitted. incarnation: which one of each."""
 
-    def __init__(self, experiment: Experiment, sample_shape: tuple[int, ...], classes: int) -> None:
+    def __init__(self, experiment: Experiment, sample_shape: tuple[int, ...], classes: int, incarnation: int = 1) -> None:
         self.experiment = experiment
+        self.incarnation = incarnation
         self.clock = Clock()
         self.network = build_network(experiment.model, sample_shape, classes, experiment.training.seed)
         self.ledger = Ledger(MemoryStore(clock=self.clock))
@@ -50,7 +51,7 @@ class OneRound:
         roster = Roster(
             clients={
                 entry.id: ClientRecord(
-                    id=entry.id, index=index, cut=entry.cut, incarnation=1, process="p", samples=None, first_round=1
+                    id=entry.id, index=index, cut=entry.cut, incarnation=incarnation, process="p", samples=None, first_round=1
                 )
                 for index, entry in enumerate(experiment.clients.roster())
             }
@@ -76,13 +77,15 @@ class OneRound:
 
     def send(self, client: str, sequence: int, message: Message) -> None:
         """Publish one data message."""
-        frame = Frame(client=client, incarnation=1, round=1, sequence=sequence, part=0, parts=1, body=encode(message))
+        frame = Frame(
+            client=client, incarnation=self.incarnation, round=1, sequence=sequence, part=0, parts=1, body=encode(message)
+        )
         queue = topology.activations(self.experiment.name, client, self.experiment.transport)
         self.transport.publish(queue.name, encode(frame))
 
-    def worker(self) -> ServerWorker:
-        """Return a server worker that has not begun."""
-        return ServerWorker("server", self.experiment.name, self.ledger.store, lambda _: self.transport, self.heard.append)
+    def worker(self, hear: Emit | None = None) -> ServerWorker:
+        """Return a server worker that has not begun. hear: what hears its events; None: ``heard`` keeps them."""
+        return ServerWorker("server", self.experiment.name, self.ledger.store, lambda _: self.transport, hear or self.heard.append)
 
     def work(self) -> dict[str, StreamRecord]:
         """Let a server worker train the round; return its streams."""
