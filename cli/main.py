@@ -244,6 +244,36 @@ def clean(
     remove(run=run, broker=broker, store=store, force=force)
 
 
+@app.command()
+def reproduce(
+    experiment: Annotated[
+        Literal["homogeneous", "heterogeneous"],
+        typer.Argument(help="All clients at one cut, or four each at three.", show_default=False),
+    ],
+    data: Annotated[str, typer.Option(metavar="DATA", help="cifar10, cifar100, stl10, digits or imagefolder:PATH.")] = "cifar10",
+    root: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of downloaded data sets; default data.")] = None,
+    scale: Annotated[Literal["small", "paper"], typer.Option(help="For two CPU cores, or the paper's.")] = "small",
+    seeds: Annotated[int, typer.Option(min=1, max=100, metavar="N", help="Runs of each, from seeds 0 to N-1.")] = 3,
+    strategies: Annotated[str | None, typer.Option(metavar="A,B", help="Strategies to compare; default all.")] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, metavar="N", help="Rounds of each run; default by scale.")] = None,
+    overrides: Overrides = None,
+    output: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of all runs; default runs/reproduce-SCALE.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Runs at a time; default one a core, or one on a GPU.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and end.")] = False,
+    json: Json = False,
+) -> None:
+    """Train an experiment of the paper, from several seeds, and print its table."""
+    from cli.reproduce_plan import Request
+
+    names = tuple(name.strip() for name in strategies.split(",")) if strategies is not None else ()
+    request = Request(experiment, data, root, scale, seeds, names, rounds, tuple(overrides or ()))
+    from cli.reproduce import reproduce as run
+
+    run(request=request, output=output or Path("runs") / f"reproduce-{scale}", jobs=jobs, dry_run=dry_run, json=json)
+
+
 @dead.command("list")
 def dead_list(run: Run, broker: Broker, json: Json = False) -> None:
     """List dead letters: where each was refused, and why. They stay."""

@@ -27,6 +27,7 @@ COMMANDS = [
         "profile",
         "status",
         "report",
+        "reproduce",
         "doctor",
         "init",
         "sweep",
