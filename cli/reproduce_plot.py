@@ -1,6 +1,7 @@
 """A table of accuracies as a figure: a group of bars a cut, an error bar each."""
 
 import io
+import textwrap
 from collections.abc import Iterator
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -37,8 +38,8 @@ def plot(table: Table, title: str) -> bytes:
     axes.set_ylim(bottom=0)
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
-    canvas.suptitle(title, fontsize=10)
-    canvas.legend(loc="outside right upper", fontsize=9, frameon=False)
+    canvas.suptitle(textwrap.fill(title, 110), fontsize=9)
+    canvas.legend(loc="outside right center", fontsize=9, frameon=False)
     file = io.BytesIO()
     canvas.savefig(file, format="png", dpi=150)
     return file.getvalue()
