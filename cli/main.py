@@ -247,8 +247,8 @@ def clean(
 @app.command()
 def reproduce(
     experiment: Annotated[
-        Literal["homogeneous", "heterogeneous"],
-        typer.Argument(help="All clients at one cut, or four each at three.", show_default=False),
+        Literal["homogeneous", "heterogeneous", "threshold"],
+        typer.Argument(help="All clients at one cut; four each at three; these, with each entropy bound.", show_default=False),
     ],
     data: Annotated[str, typer.Option(metavar="DATA", help="cifar10, cifar100, stl10, digits or imagefolder:PATH.")] = "cifar10",
     root: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of downloaded data sets; default data.")] = None,

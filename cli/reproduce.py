@@ -12,21 +12,21 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from cli.bench_run import machine
 from cli.embedded import available_cores
 from cli.errors import CommandError
+from cli.machine import machine
 from cli.prepare import check_clients_here, check_output, prepare
 from cli.reproduce_plan import Request, Trial, plan
-from cli.reproduce_plot import plot
 from cli.reproduce_run import is_finished, train_all
-from cli.reproduce_table import Done, Table, cell, markdown, mismatches, notes, plain, read, table_of
+from cli.reproduce_table import Done, Found, accuracies, clients_notes, markdown, mismatches, read
+from cli.reproduce_threshold import threshold
 from coordinator.errors import ExperimentError
 from coordinator.experiment import Experiment, resolve
 
 
 def reproduce(*, request: Request, output: Path, jobs: int | None, dry_run: bool, json: bool) -> None:
     """Train what is left of an experiment and print its table. Raises the package's errors, each one line."""
-    folder = output / request.experiment
+    folder = output / request.trains
     trials = [_resolved(trial) for trial in plan(request, folder)]
     for trial in trials:
         _check_same(trial)
@@ -42,7 +42,7 @@ def reproduce(*, request: Request, output: Path, jobs: int | None, dry_run: bool
     try:
         with lock.acquire(timeout=0):
             _train(trials, jobs, folder)
-            _report(request, read(trials), folder, json)
+            _report(request, trials, output / request.experiment, json)
     except Timeout:
         raise CommandError(f"{folder} is in use by another process") from None
 
@@ -96,30 +96,33 @@ def _state(trial: Trial) -> str:
     return "interrupted" if (trial.folder / "experiment.json").exists() else "new"
 
 
-def _report(request: Request, done: Sequence[Done], folder: Path, json: bool) -> None:
+def _report(request: Request, trials: Sequence[Trial], folder: Path, json: bool) -> None:
     """Write table.md, results.json and accuracy.png, and print the table, or as JSON what results.json holds."""
-    table, odd = table_of(done), mismatches(done)
-    title, under = _title(request, done[0].trial), list(notes(table, odd))
-    results = json_module.dumps(_results(request, done, table, odd), indent=2) + "\n"
+    done = read(trials)
+    title, odd = _title(request, done[0].trial), mismatches(done)
+    found = threshold(done, title) if request.experiment == "threshold" else accuracies(done, title, odd)
+    results = json_module.dumps(_results(request, done, found.data, odd), indent=2, allow_nan=False) + "\n"
+    under = [*found.under, *clients_notes(done, odd)]
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / "results.json").write_text(results)
-        (folder / "table.md").write_text(markdown(title, table, under), encoding="utf-8")
-        (folder / "accuracy.png").write_bytes(plot(table, title))
+        (folder / "table.md").write_text(markdown(title, found.head, found.rows, under), encoding="utf-8")
+        (folder / "accuracy.png").write_bytes(found.picture)
     except OSError as error:
         raise CommandError(f"{error.filename or folder} cannot be written: {error.strerror}") from None
     if json:
         print(results, end="")
     else:
-        _print(title, table, under, folder)
+        _print(title, found, under, folder)
 
 
-def _results(request: Request, done: Sequence[Done], table: Table, odd: Sequence[str]) -> dict[str, object]:
+def _results(request: Request, done: Sequence[Done], table: dict[str, object], odd: Sequence[str]) -> dict[str, object]:
     return {
         "experiment": request.experiment,
         "scale": request.scale,
         "data": done[0].trial.experiment.data.name,
         "seeds": list(range(request.seeds)),
-        "table": plain(table),
+        "table": table,
         "mismatches": list(odd),
         "runs": [_run(one) for one in done],
         "machine": machine(),
@@ -148,15 +151,14 @@ def _run(one: Done) -> dict[str, Any]:
     }
 
 
-def _print(title: str, table: Table, under: Sequence[str], folder: Path) -> None:
+def _print(title: str, found: Found, under: Sequence[str], folder: Path) -> None:
     console = Console()
     shown = RichTable(title=title)
-    shown.add_column("strategy", no_wrap=True)
-    for cut in next(iter(table.values())):
-        for where in ("client", "server"):
-            shown.add_column(f"cut {cut}\n{where}", justify="right")
-    for name, by_cut in table.items():
-        shown.add_row(name, *(text for cells in by_cut.values() for text in cell(cells)))
+    for column in found.head:
+        first = column == found.head[0]
+        shown.add_column(column.replace(", ", "\n"), justify="left" if first else "right", no_wrap=first)
+    for row in found.rows:
+        shown.add_row(*row)
     console.print(shown)
     for note in under:
         console.print(note, markup=False, soft_wrap=True)

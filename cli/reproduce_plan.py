@@ -1,6 +1,6 @@
 """The paper's experiments as lists of ordinary runs: which variants, at which cuts, from which seeds, in which size."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,7 +14,7 @@ DATA = ("cifar10", "cifar100", "stl10", "digits")  # or imagefolder:PATH
 _FOLDER = "imagefolder:"
 _EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
-ExperimentName = Literal["homogeneous", "heterogeneous"]
+ExperimentName = Literal["homogeneous", "heterogeneous", "threshold"]
 Scale = Literal["small", "paper"]
 
 
@@ -60,6 +60,20 @@ class Request:
     rounds: int | None = None
     overrides: tuple[str, ...] = ()
 
+    @property
+    def trains(self) -> str:
+        """The experiment whose runs it needs: threshold looks at heterogeneous ones once more."""
+        return "heterogeneous" if self.experiment == "threshold" else self.experiment
+
+    @property
+    def variants(self) -> list[str]:
+        """The names of the variants asked for; raises CommandError if one is not there."""
+        there = [name for name, variant in VARIANTS.items() if variant.split or self.experiment != "threshold"]
+        unknown = [name for name in self.strategies if name not in there]
+        if unknown:
+            raise CommandError(f"--strategies {','.join(unknown)}: for {self.experiment} there are {', '.join(there)}")
+        return [name for name in there if name in self.strategies] if self.strategies else there
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -80,23 +94,16 @@ class Trial:
 def plan(request: Request, folder: Path) -> list[Trial]:
     """Return all runs of an experiment, in the order in which they are trained: seed by seed.
 
-    folder: of the experiment. Raises CommandError or ExperimentError, one line, if something asked for is not there.
+    folder: of the experiment that is trained. Raises CommandError or ExperimentError if something asked for is not there.
     """
-    chosen = _chosen(request.strategies)
-    wanted = ((seed, name, cuts) for seed in range(request.seeds) for name in chosen for cuts in _cuts(request, name))
+    names = request.variants
+    wanted = ((seed, name, cuts) for seed in range(request.seeds) for name in names for cuts in _cuts(request, name))
     return [_trial(request, folder, name, cuts, seed) for seed, name, cuts in wanted]
-
-
-def _chosen(names: Sequence[str]) -> Sequence[str]:
-    unknown = [name for name in names if name not in VARIANTS]
-    if unknown:
-        raise CommandError(f"--strategies {','.join(unknown)}: there are {', '.join(VARIANTS)}")
-    return [name for name in VARIANTS if name in names] if names else list(VARIANTS)
 
 
 def _cuts(request: Request, variant: str) -> Iterator[tuple[int, ...]]:
     """Yield the cuts of each of a variant's runs; all clients have the same in homogeneous runs."""
-    if request.experiment == "heterogeneous":
+    if request.trains == "heterogeneous":
         yield CUTS
     elif VARIANTS[variant].split:
         yield from ((cut,) for cut in CUTS)
@@ -117,7 +124,7 @@ def _trial(request: Request, folder: Path, variant: str, cuts: tuple[int, ...], 
         *request.overrides,
         *VARIANTS[variant].overrides,
         f"training.seed={seed}",
-        f"name={request.experiment}-{variant}{at}-seed-{seed}",
+        f"name={request.trains}-{variant}{at}-seed-{seed}",
     ]
     experiment = load_experiment(_EXPERIMENTS / file, overrides, environ={})
     return Trial(variant, cuts, seed, folder / f"{variant}{at}" / f"seed-{seed}", experiment)

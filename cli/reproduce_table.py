@@ -1,39 +1,31 @@
 """From the summaries of many runs to a table: mean and sample standard deviation over seeds, by cut, at client and server."""
 
 import json
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from cli.errors import CommandError
+from cli.reproduce_figure import Figure
 from cli.reproduce_plan import CUTS, VARIANTS, Trial
+from cli.reproduce_plot import plot
 
 WHERE = ("client", "server", "network")
 
 
-@dataclass(frozen=True)
-class Figure:
-    """Accuracy over seeds. values: by seed, in order."""
-
-    values: tuple[float, ...]
-
-    @property
-    def mean(self) -> float:
-        """Mean over the seeds."""
-        return statistics.mean(self.values)
-
-    @property
-    def deviation(self) -> float | None:
-        """Sample standard deviation, None of one seed."""
-        return statistics.stdev(self.values) if len(self.values) > 1 else None
-
-    def __str__(self) -> str:
-        return f"{self.mean:.3f}" + (f" ± {self.deviation:.3f}" if self.deviation is not None else "")
-
-
 Cells = dict[str, Figure]  # at "client" and "server", or of the whole "network"
 Table = dict[str, dict[int, Cells]]  # variant -> cut
+
+
+@dataclass(frozen=True)
+class Found:
+    """What an experiment gives: a table as text with notes under it, as plain data, and as a PNG."""
+
+    head: list[str]
+    rows: list[list[str]]
+    under: list[str]
+    data: dict[str, object]
+    picture: bytes
 
 
 @dataclass(frozen=True)
@@ -80,29 +72,27 @@ def mismatches(done: Sequence[Done]) -> list[str]:
     return found
 
 
-def notes(table: Table, found: Sequence[str]) -> Iterator[str]:
-    """Yield what has to be said under a table; found: the mismatches."""
-    split = [name for name in table if VARIANTS[name].split]
-    if found:
-        yield f"The clients' halves differ between strategies, which must not be: {'; '.join(found[:10])}."
+def accuracies(done: Sequence[Done], title: str, odd: Sequence[str]) -> Found:
+    """Return the accuracies of all variants; odd: the mismatches."""
+    table = table_of(done)
+    head = ["strategy", *(f"cut {cut}, {where}" for cut in CUTS for where in ("client", "server"))]
+    rows = [[name, *(text for cells in by_cut.values() for text in _texts(cells))] for name, by_cut in table.items()]
+    whole = any(not VARIANTS[name].split for name in table)
+    under = ["A whole network has one figure, in the server's column; centralized is one run for all cuts."] if whole else []
+    return Found(head, rows, under, plain(table), plot(list(_series(table, odd)), CUTS, title))
+
+
+def clients_notes(done: Sequence[Done], odd: Sequence[str]) -> Iterator[str]:
+    """Yield what is to be said of the clients' halves; odd: the mismatches."""
+    split = [name for name in dict.fromkeys(one.trial.variant for one in done) if VARIANTS[name].split]
+    if odd:
+        yield f"The clients' halves differ between strategies, which must not be: {'; '.join(odd[:10])}."
     elif len(split) > 1:
         yield f"The clients' halves are the same, bit for bit, under {', '.join(split)}: their accuracies are equal."
-    if len(split) < len(table):
-        yield "A whole network has one figure, in the server's column; centralized is one run for all cuts."
 
 
-def cell(cells: Cells) -> tuple[str, str]:
-    """Return the figures at client and server as text."""
-    if "network" in cells:
-        return "", str(cells["network"])
-    return str(cells["client"]), str(cells["server"])
-
-
-def markdown(title: str, table: Table, under: Sequence[str]) -> str:
+def markdown(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], under: Sequence[str]) -> str:
     """Return a table as Markdown with a title above and notes below."""
-    cuts = list(next(iter(table.values())))
-    head = ["strategy", *(f"cut {cut}, {where}" for cut in cuts for where in ("client", "server"))]
-    rows = [[name, *(text for cells in by_cut.values() for text in cell(cells))] for name, by_cut in table.items()]
     lines = [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
     return "\n".join([f"# {title}", "", *lines, "", *(f"{note}\n" for note in under)])
 
@@ -110,10 +100,7 @@ def markdown(title: str, table: Table, under: Sequence[str]) -> str:
 def plain(table: Table) -> dict[str, object]:
     """Return a table as plain data: variant -> cut -> where -> mean, deviation and values."""
     return {
-        name: {
-            str(cut): {where: {"mean": one.mean, "deviation": one.deviation, **asdict(one)} for where, one in cells.items()}
-            for cut, cells in by_cut.items()
-        }
+        name: {str(cut): {where: one.plain() for where, one in cells.items()} for cut, cells in by_cut.items()}
         for name, by_cut in table.items()
     }
 
@@ -122,6 +109,27 @@ def _cells(done: Sequence[Done], variant: str, cut: int) -> Cells:
     mine = [one for one in done if one.trial.variant == variant and (cut in one.trial.cuts or not VARIANTS[variant].split)]
     by_seed = [one.accuracy(cut) for one in sorted(mine, key=lambda one: one.trial.seed)]
     return {where: Figure(tuple(found[where] for found in by_seed)) for where in WHERE if where in by_seed[0]}
+
+
+def _texts(cells: Cells) -> tuple[str, str]:
+    """Return the figures at client and server as text."""
+    if "network" in cells:
+        return "", str(cells["network"])
+    return str(cells["client"]), str(cells["server"])
+
+
+def _series(table: Table, odd: Sequence[str]) -> Iterator[tuple[str, list[Figure]]]:
+    """Yield what is drawn: the clients' exits once where they are the same under all strategies, then each strategy."""
+    split = [name for name in table if VARIANTS[name].split]
+    if split and not odd:
+        yield "client exits", [cells["client"] for cells in table[split[0]].values()]
+    for name, by_cut in table.items():
+        if name not in split:
+            yield f"{name}, whole network", [cells["network"] for cells in by_cut.values()]
+            continue
+        if odd:
+            yield f"{name}, client", [cells["client"] for cells in by_cut.values()]
+        yield f"{name}, server", [cells["server"] for cells in by_cut.values()]
 
 
 def _summary(trial: Trial) -> Mapping[str, Any]:

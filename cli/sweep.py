@@ -29,19 +29,27 @@ Sweep = dict[str, list[Point]]
 
 def run_sweep(*, folder: Path, limit: int | None, json: bool) -> None:
     """Sweep the bounds over a run's test split, write the results and print them. Raises the package's errors, each one line."""
-    run, answers = open_recorded(folder, limit)
-    points = sweep(answers.records, answers.costs)
-    found = _found(run, answers, points)
-    text = json_module.dumps(found, indent=2, allow_nan=False) + "\n"
-    write(place(folder, "sweep.json"), text.encode())
-    write(place(folder, "sweep.csv"), _csv(points).encode())
-    title = f"{run.settings.run}: {len(answers.records)} samples of the test split, features as {run.settings.wire_dtype}"
-    write(place(folder, "sweep.png"), plot(points, title, run.network.classes))
+    points, title, text = write_sweep(folder, limit)
     if json:
         print(text, end="")
         return
     Console().print(_table(points, title))
     Console().print(f"All bounds are in {place(folder, 'sweep.csv')}, sweep.json and sweep.png beside it", soft_wrap=True)
+
+
+def write_sweep(folder: Path, limit: int | None) -> tuple[Sweep, str, str]:
+    """Sweep the bounds over a run's test split and write the results; return the points, a title, and sweep.json's text.
+
+    Raises LearningError if run, data or folder cannot be used.
+    """
+    run, answers = open_recorded(folder, limit)
+    points = sweep(answers.records, answers.costs)
+    text = json_module.dumps(_found(run, answers, points), indent=2, allow_nan=False) + "\n"
+    write(place(folder, "sweep.json"), text.encode())
+    write(place(folder, "sweep.csv"), _csv(points).encode())
+    title = f"{run.settings.run}: {len(answers.records)} samples of the test split, features as {run.settings.wire_dtype}"
+    write(place(folder, "sweep.png"), plot(points, title, run.network.classes))
+    return points, title, text
 
 
 def _found(run: TrainedRun, answers: Recorded, points: Sweep) -> dict[str, Any]:

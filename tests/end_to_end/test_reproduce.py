@@ -100,6 +100,34 @@ def test_a_mismatch_of_the_clients_is_reported(heterogeneous: Path, tmp_path: Pa
     assert "bit for bit" not in text
 
 
+def test_threshold_is_the_sweep_of_the_heterogeneous_runs(heterogeneous: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in heterogeneous.rglob("summary.json")}
+    arguments = ("--seeds", "2", "--strategies", "averaging,distributed", "--output", str(heterogeneous.parent))
+    reproduce("threshold", *FLAGS, *arguments)
+    assert {path: path.stat().st_mtime_ns for path in heterogeneous.rglob("summary.json")} == before
+    folder = heterogeneous.parent / "threshold"
+    table = results(folder)["table"]
+    assert list(table) == ["averaging", "distributed"]
+    for variant, groups in table.items():
+        runs = [heterogeneous / variant / f"seed-{seed}" for seed in (0, 1)]
+        sweeps = [json.loads((run / "inference" / "sweep.json").read_text())["cuts"] for run in runs]
+        assert list(groups) == ["3", "4", "5", "all"]
+        for group, points in groups.items():
+            for place, point in enumerate(points):
+                own = [sweep[group][place] for sweep in sweeps]
+                assert [one["max_entropy"] for one in own] == [point["max_entropy"]] * 2
+                assert point["accuracy"]["values"] == [one["accuracy"] for one in own]
+                assert point["adoption"]["mean"] == pytest.approx((own[0]["adoption"] + own[1]["adoption"]) / 2)
+        for cut in map(str, CUTS):
+            ends = {point["max_entropy"]: point["accuracy"]["values"] for point in groups[cut]}
+            accuracy = [json.loads((run / "summary.json").read_text())["accuracy"][cut] for run in runs]
+            assert ends["inf"] == pytest.approx([one["client"] for one in accuracy]), "nothing is offloaded"
+            assert ends[0.0] == pytest.approx([one["server"] for one in accuracy]), "everything is"
+    text = (folder / "table.md").read_text()
+    assert text.count("\n| averaging |") == text.count("\n| distributed |") == 8
+    assert (folder / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_homogeneous_trains_what_cuts_do_not_matter_to_once(tmp_path: Path) -> None:
     request = Request("homogeneous", data="digits", seeds=2)
     trials = plan(request, tmp_path)
@@ -158,7 +186,11 @@ def test_a_run_that_fails_is_named(tmp_path: Path, command: Callable[..., Node])
 def test_mistakes_are_one_line(tmp_path: Path, heterogeneous: Path) -> None:
     where = ("--output", str(tmp_path))
     assert "--data cifar: there are cifar10, cifar100" in refused("heterogeneous", "--data", "cifar", *where)
-    assert "--strategies averging: there are sequential, averaging" in refused("homogeneous", "--strategies", "averging", *where)
+    assert "--strategies averging: for homogeneous there are sequential, averaging" in refused(
+        "homogeneous", "--strategies", "averging", *where
+    )
+    line = refused("threshold", "--strategies", "averaging,alone", *where)
+    assert line.endswith("--strategies alone: for threshold there are sequential, averaging, distributed")
     assert "there is no folder" in refused("heterogeneous", "--data", f"imagefolder:{tmp_path}/none", *where)
     assert "training.round is no key" in refused("heterogeneous", "--set", "training.round=1", *where)
     assert not list(tmp_path.rglob("summary.json"))
