@@ -51,6 +51,12 @@ class Experiment(Section):
         return self
 
     @model_validator(mode="after")
+    def _what_is_interleaved_is_kept(self) -> Self:
+        if self.training.interleave and self.clients.on_dropout == "discard":
+            raise ValueError('training.interleave = true cannot undo one client\'s round: clients.on_dropout must be "keep"')
+        return self
+
+    @model_validator(mode="after")
     def _open_runs_have_servers(self) -> Self:
         if self.clients.open and not is_split(self.training):
             raise ValueError(f"training.strategy = {self.training.strategy} has no servers, which clients.open = true needs")

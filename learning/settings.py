@@ -79,6 +79,11 @@ class TrainingSettings(Section):
         "whole networks, one a client or one for all data, with the server optimizer",
     )
     streams: Positive | None = Field(None, description="averaging over this many streams instead of one a client")
+    interleave: bool = Field(
+        False,
+        description="in a stream of several clients train on a batch of each in turn, not on one client's batches after "
+        "another's; a server worker then holds batches of all of them at once, two of each at least",
+    )
     rounds: Annotated[int, Field(ge=1, le=999_999)] = Field(15, description="rounds of training")
     local_epochs: Positive = Field(1, description="passes over its data that a client makes in a round")
     batch_size: Annotated[int, Field(ge=2)] = Field(16, description="samples in a batch")
@@ -104,4 +109,10 @@ class TrainingSettings(Section):
     def _streams_go_with_averaging(self) -> Self:
         if self.streams is not None and self.strategy != "averaging":
             raise ValueError(f"streams = {self.streams} needs strategy = averaging, not {self.strategy}")
+        return self
+
+    @model_validator(mode="after")
+    def _interleaved_streams_have_several_clients(self) -> Self:
+        if self.interleave and self.strategy != "sequential" and self.streams is None:
+            raise ValueError("interleave = true needs streams of several clients: strategy = sequential, or averaging with streams")
         return self

@@ -11,10 +11,10 @@ from workers.features import from_wire
 from workers.run_settings import ENVELOPE_BYTES, Bounds, RunSettings
 
 
-def bounds(settings: RunSettings, network: Network, cut: int, round: int) -> Bounds:
-    """Return what an intake holds of a client with a cut in a round."""
+def bounds(settings: RunSettings, network: Network, cut: int, round: int, lanes: int = 1) -> Bounds:
+    """Return what an intake holds of a client with a cut in a round, one of so many at once."""
     return Bounds(
-        prefetch=settings.prefetch(network),
+        prefetch=settings.prefetch(network, lanes),
         limit=settings.transport.message_limit,
         frame=settings.frame_bytes(network),
         batch=settings.largest_message(network) + ENVELOPE_BYTES * settings.parts(network),

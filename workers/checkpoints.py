@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 
 from coordinator.store.interface import BlobRef
@@ -28,7 +28,6 @@ class Checkpoints:
         self._position = position
         self._start = start
         self._saver = Saver(context.ledger, claim, context.cache, context.emit)
-        self._prefetch = context.settings.prefetch(context.network)
         self._largest = context.settings.largest_message(context.network)
         self._started = time.monotonic()
         self._attached: dict[BlobRef, bytes] = {}  # that go into the store with the next one
@@ -76,18 +75,18 @@ class Checkpoints:
         self._attached[ref] = blob
         return ref
 
-    def is_due(self, intake: Intake, silent: float, *, wanted: bool) -> bool:
-        """Return whether to start one now. silent: seconds since a batch came. wanted: somebody waits for it."""
+    def is_due(self, intakes: Sequence[Intake], silent: float, *, wanted: bool) -> bool:
+        """Return whether to start one now. silent: seconds since an awaited batch came. wanted: somebody waits for it."""
         settings = self._context.settings.transport
         if self._saver.busy or not self._position.unsaved:
             return False
-        most = min(settings.held_bytes // 2, settings.run_ahead_bytes - self._largest)  # beyond, the client itself has to wait
+        most = settings.run_ahead_bytes - self._largest  # beyond, the client itself has to wait
         since = time.monotonic() - self._started
         return (
             wanted
             or self.is_full
-            or intake.unsettled_bytes > most
-            or intake.unsettled >= self._prefetch // 2
+            or sum(intake.unsettled_bytes for intake in intakes) > settings.held_bytes // 2
+            or any(intake.unsettled_bytes > most or intake.unsettled >= intake.prefetch // 2 for intake in intakes)
             or since >= settings.checkpoint_seconds
             or (silent >= settings.starved_seconds and since * SAVING_SHARE >= self._saver.seconds)
         )

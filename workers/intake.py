@@ -88,6 +88,11 @@ class Intake:
         self.unsettled_bytes = 0  # and their bytes
         self._generation = 0
 
+    @property
+    def prefetch(self) -> int:
+        """Deliveries that are handed out unacknowledged."""
+        return self._bounds.prefetch
+
     def receive(self, item: Delivery | Reopened) -> None:
         """Take what the transport delivered."""
         if item.generation < self._generation:

@@ -85,12 +85,13 @@ class RunSettings:
         """Return the bytes of the largest batch that a client of any cut sends."""
         return max(self.batch_bytes(network, cut) for cut in range(1, network.depth))
 
-    def prefetch(self, network: Network) -> int:
-        """Return how many deliveries a stream holds unacknowledged; the same for every worker of a run.
+    def prefetch(self, network: Network, lanes: int = 1) -> int:
+        """Return how many deliveries of a client a stream holds unacknowledged; the same for every worker of a run.
 
-        Consumers with different prefetch make a queue redeliver out of order.
+        lanes: how many clients' deliveries it holds at once. Consumers with different prefetch make a queue redeliver out of
+        order.
         """
-        held = self.transport.held_bytes // self.frame_bytes(network)
+        held = self.transport.held_bytes // self.frame_bytes(network) // lanes
         return min(max(self.parts(network) + 1, held, 2), MOST_PREFETCH)
 
     def request_samples(self, feature_shape: tuple[int, ...]) -> int:

@@ -19,8 +19,12 @@ class Silence:
         self._context = context
         self._replies = replies
         self._round = round
-        self._arrived = self._asked = time.monotonic()
         self._clogged = False  # when the queue was last looked into
+        self.begins()
+
+    def begins(self) -> None:
+        """From now on something is awaited."""
+        self._arrived = self._asked = time.monotonic()
         self.leaving = False
 
     @property

@@ -70,7 +70,7 @@ def train_reference(experiment: Experiment, left: dict[str, tuple[int, int]] | N
                 layer.load_state_dict(shared[number].state_dict())
             if training.optimizer_state == "reset":
                 replica.optimizer = _adam(training.server, _parameters(replica.layers))
-            _train_replica(replica, batches, _rate(training.server, turn, training.rounds))
+            _train_replica(replica, batches, _rate(training.server, turn, training.rounds), interleave=training.interleave)
         for number, layer in shared.items():
             mean = _mean(number, replicas, by_samples=training.weighting == "samples")
             layer.load_state_dict(mean or layer.state_dict())
@@ -137,18 +137,21 @@ def _train_client(client: Client, round: int, rate: float) -> list[Batch]:
     return published
 
 
-def _train_replica(replica: Replica, batches: dict[str, list[Batch]], rate: float) -> None:
+def _train_replica(replica: Replica, batches: dict[str, list[Batch]], rate: float, *, interleave: bool) -> None:
     replica.optimizer.param_groups[0]["lr"] = rate
+    order = [(client, turn) for client in replica.clients for turn in range(len(batches[client.name]))]
+    if interleave:
+        order.sort(key=lambda place: place[1])  # stable: in each turn the clients keep their order
     for client in replica.clients:
         replica.samples[client.name] = sum(len(labels) for _, labels in batches[client.name])
-        for features, labels in batches[client.name]:
-            x = features
-            for number, layer in replica.layers.items():
-                if number > client.cut:
-                    x = layer(x)
-            replica.optimizer.zero_grad(set_to_none=True)
-            nn.functional.cross_entropy(x, labels).backward()
-            replica.optimizer.step()
+    for client, turn in order:
+        x, labels = batches[client.name][turn]
+        for number, layer in replica.layers.items():
+            if number > client.cut:
+                x = layer(x)
+        replica.optimizer.zero_grad(set_to_none=True)
+        nn.functional.cross_entropy(x, labels).backward()
+        replica.optimizer.step()
 
 
 def _mean(number: int, replicas: list[Replica], *, by_samples: bool) -> State:

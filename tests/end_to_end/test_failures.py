@@ -32,9 +32,16 @@ def trained_beyond_a_checkpoint(heard: list[Event]) -> bool:
     return CheckpointSaved.__name__ in done[claimed:] and done[-1] == BatchTrained.__name__
 
 
-@pytest.mark.parametrize("strategy", ["averaging", "sequential"])
+STRATEGIES = {
+    "averaging": (),
+    "sequential": ("training.strategy=sequential",),
+    "interleaved": ("training.strategy=sequential", "training.interleave=true"),
+}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_server_worker_killed_in_mid_round(strategy: str, deploy: Deploy, undisturbed: Undisturbed) -> None:
-    overrides = (*SMALL, f"training.strategy={strategy}")
+    overrides = (*SMALL, *STRATEGIES[strategy])
     deployment = deploy(*overrides, *PACED)
     coordinator, victim = deployment.coordinator(), deployment.server()
     deployment.clients()

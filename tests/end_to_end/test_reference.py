@@ -13,6 +13,8 @@ CASES = {
     "averaging, by samples": ("training.weighting=samples", "training.local_epochs=2"),
     "sequential, optimizers start anew": ("training.strategy=sequential", "training.optimizer_state=reset"),
     "three streams, uniform": ("training.streams=3",),
+    "sequential, interleaved": ("training.strategy=sequential", "training.interleave=true"),
+    "two streams, interleaved": ("training.streams=2", "training.interleave=true", "data.partition=dirichlet"),
     "three streams, by samples": ("training.streams=3", "training.weighting=samples"),
 }
 COMMON = (

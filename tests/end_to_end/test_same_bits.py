@@ -16,6 +16,7 @@ STRATEGIES = {
     "averaging": (),
     "sequential": ("training.strategy=sequential",),
     "three streams": ("training.streams=3",),
+    "interleaved": ("training.strategy=sequential", "training.interleave=true"),
 }
 
 
@@ -73,7 +74,7 @@ def test_the_train_command_with_servers(deploy: Deploy, undisturbed: Undisturbed
     assert summary(deployment.output)["parameters_sha256"] == undisturbed()["parameters_sha256"]
 
 
-@pytest.mark.parametrize("strategy", ["averaging", "three streams"])
+@pytest.mark.parametrize("strategy", ["averaging", "three streams", "interleaved"])
 def test_with_channels_that_break_and_redelivery_out_of_order(
     strategy: str, tmp_path: Path, undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,12 +93,13 @@ def test_features_in_parts_give_the_same_bits(tmp_path: Path, undisturbed: Undis
     assert found["parameters_sha256"] == undisturbed()["parameters_sha256"]
 
 
-def test_tight_bounds_give_the_same_bits(tmp_path: Path, undisturbed: Undisturbed) -> None:
+@pytest.mark.parametrize("strategy", ["averaging", "interleaved"])
+def test_tight_bounds_give_the_same_bits(strategy: str, tmp_path: Path, undisturbed: Undisturbed) -> None:
     """Clients that may be only a few batches ahead, workers that may hold only a few: they wait, nothing else."""
     bounds = {"unconfirmed_bytes": 20_000, "held_bytes": 60_000, "run_ahead_bytes": 40_000, "queue_bytes": 50_000}
     overrides = [f"transport.{name}={size}" for name, size in bounds.items()]
-    found = train(tiny(tmp_path, *overrides, "transport.starved_seconds=0.1"), tmp_path / "output")
-    assert found["parameters_sha256"] == undisturbed()["parameters_sha256"]
+    setup = tiny(tmp_path, *STRATEGIES[strategy], *overrides, "transport.starved_seconds=0.1")
+    assert train(setup, tmp_path / "output")["parameters_sha256"] == undisturbed(*STRATEGIES[strategy])["parameters_sha256"]
 
 
 def test_clients_halves_hear_nothing_from_the_servers(tmp_path: Path, undisturbed: Undisturbed) -> None:

@@ -71,6 +71,34 @@ def test_a_replica_that_became_non_finite_is_what_it_was_before_that_client(poli
     assert "training.server.lr" in ended[0].reason
 
 
+def test_interleaved_batches_are_trained_in_turn() -> None:
+    there = one_round("training.interleave=true")
+    for client, batches in zip(CLIENTS, (3, 1, 4), strict=True):
+        there.publish(client, [ZEROS] * batches)
+    (stream,) = there.work().values()
+    trained = [(event.client, event.sequence) for event in there.heard if isinstance(event, BatchTrained)]
+    first, second, third = CLIENTS
+    assert trained == [(first, 0), (second, 0), (third, 0), (first, 1), (third, 1), (first, 2), (third, 2), (third, 3)]
+    assert [stream.clients[client].sequence for client in CLIENTS] == [4, 2, 5], "their ends of round too"
+
+
+def test_of_interleaved_clients_that_ruin_the_replica_none_counts() -> None:
+    there = one_round("training.interleave=true", "training.server.lr=1e38")
+    there.publish("client-01", [ZEROS])  # at its end before the others
+    there.publish("client-02", [ZEROS, LARGE, LARGE])
+    there.publish("client-03", [ZEROS] * 3)
+    (stream,) = there.work().values()
+    start = there.ledger.version(0)
+    assert start is not None
+    (kept,), (first,) = stream.layers.values(), start.record.layers.values()
+    weights, before = unpack(there.ledger.store.get_blob(kept)), unpack(there.ledger.store.get_blob(first))
+    assert torch.equal(weights["weight"], before["weight"])
+    assert {client: progress.tallies.samples for client, progress in stream.clients.items()} == dict.fromkeys(CLIENTS, 0)
+    assert all(progress.discarded and "non-finite" in progress.closed for progress in stream.clients.values())
+    ended = [event for event in there.heard if isinstance(event, ClientRoundEnded)]
+    assert [(event.client, event.kept) for event in ended] == [(client, False) for client in CLIENTS]
+
+
 def kinds(there: OneRound) -> list[str]:
     """Return in which order batches were trained and saved."""
     return [type(event).__name__ for event in there.heard if isinstance(event, BatchTrained | CheckpointSaved)]
