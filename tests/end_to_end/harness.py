@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -108,6 +109,7 @@ class Node:
     def __init__(self, arguments: list[str], log: Path, arm: Arm | None = None) -> None:
         self.log = log
         self.heard: list[Event] = []
+        self.times: list[float] = []  # time.monotonic at which each was heard
         self._changed = threading.Condition()
         self._ended = False
         receiving, sending = _context.Pipe(duplex=False)
@@ -169,6 +171,7 @@ class Node:
                 event = json.loads(channel.recv_bytes())
                 with self._changed:
                     self.heard.append(event)
+                    self.times.append(time.monotonic())
                     self._changed.notify_all()
         with self._changed:
             self._ended = True

@@ -85,7 +85,10 @@ def test_name_comes_from_the_file(file: str, name: str) -> None:
         ("[training]\nrounds = \n", "experiment.toml: not TOML: Invalid value (at line 2"),
         ('[training]\nstrategy = "sequential"\nstreams = 2', "training: streams = 2 needs strategy = averaging, not sequential"),
         ("[training]\nstreams = 13", "experiment.toml: training.streams = 13 is more than the 12 clients there are"),
-        ("[training]\ninterleave = true", "training: interleave = true needs streams of several clients: strategy = sequential, or"),
+        (
+            "[training]\ninterleave = true",
+            "interleave = true needs streams of several clients: strategy = sequential, or averaging",
+        ),
         (
             '[training]\nstrategy = "sequential"\ninterleave = true\n[clients]\non_dropout = "discard"',
             'training.interleave = true cannot undo one client\'s round: clients.on_dropout must be "keep"',
