@@ -158,6 +158,20 @@ class Leave(Message):
     incarnation: Positive
 
 
+class HalfRequest(Message):
+    """A client asks for its half as it is averaged after a closed round. Answered with ``AveragedHalf``, or not yet.
+
+    The answer comes to a queue of its process, in frames under the place (client, incarnation, round, number): it may be large.
+    """
+
+    client: ClientId
+    incarnation: Positive
+    reply: Annotated[str, Field(pattern=r"^[0-9a-f]{1,32}$")]  # names that queue
+    round: Positive
+    cut: Positive
+    number: Count  # of the request, chosen by its process; a repeated one has the same
+
+
 class Welcome(Message):
     """What a client needs to take part."""
 
@@ -245,6 +259,14 @@ class Prediction(Message):
     gone: bool = False
 
 
+class AveragedHalf(Message):
+    """The averaged layers up to a cut and its exit after a round, as safetensors; what nobody has trained yet is left out."""
+
+    round: Positive
+    cut: Positive
+    half: bytes
+
+
 class DeadLetter(Message):
     """What was refused, where and why. ``id`` depends on the message alone, so a repeat can be told."""
 
@@ -262,7 +284,7 @@ class DeadLetter(Message):
 MESSAGES: dict[str, type[Message]] = {
     kind.__name__: kind
     for kind in (
-        Frame, Activations, EndOfRound, Join, Heartbeat, Leave, Notice, Echo, Welcome, Refusal, Target,
-        Acknowledgement, Offer, InferenceRequest, Prediction, DeadLetter,
+        Frame, Activations, EndOfRound, Join, Heartbeat, Leave, Notice, Echo, HalfRequest, Welcome, Refusal, Target,
+        Acknowledgement, Offer, InferenceRequest, Prediction, AveragedHalf, DeadLetter,
     )
 }  # fmt: skip

@@ -220,6 +220,8 @@ class Membership:
         if state.phase != "training" or state.round == state.closed:
             return state.closed
         training = self.experiment.training
+        if training.average == "all":  # the next round starts from what this one's end averages
+            return state.round
         return min(-(-state.round // training.evaluate_every) * training.evaluate_every, training.rounds)
 
     def _progress(self, round: int, client: ClientRecord) -> int:

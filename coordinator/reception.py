@@ -7,9 +7,10 @@ from broker.dead_letters import DeadLetters
 from broker.errors import MalformedMessage
 from broker.events import ClientJoined, Emit
 from broker.mailbox import Mailbox
-from broker.messages import Echo, Heartbeat, Join, Leave, Message, Notice, Offer, Welcome
+from broker.messages import Echo, HalfRequest, Heartbeat, Join, Leave, Message, Notice, Offer, Welcome
 from broker.settings import TransportSettings
 from broker.transport import Delivery, Reopened, Subscription, Transport
+from coordinator.half_answers import HalfAnswers
 from coordinator.hearing import Hearing
 from coordinator.membership import Membership
 from coordinator.store.ledger import Ledger
@@ -38,6 +39,7 @@ class Reception:
         self._mailbox = mailbox
         self._dead = DeadLetters(transport, run, mailbox, emit, settings.message_limit)
         self._emit = emit
+        self._halves = HalfAnswers(run, settings, ledger, transport, mailbox)
         self._hearing = Hearing(transport, topology.coordinator(run).name, settings.heartbeat_timeout)
         self._subscription: Subscription | None = None
 
@@ -63,6 +65,7 @@ class Reception:
 
     def close(self) -> None:
         """Stop listening."""
+        self._halves.close()
         if self._subscription is not None:
             self._subscription.close()
             self._subscription = None
@@ -94,7 +97,7 @@ class Reception:
             self._members.listening_again()
             return
         try:
-            message = decode(item.body, Join, Heartbeat, Leave, Notice, Echo)
+            message = decode(item.body, Join, Heartbeat, Leave, Notice, Echo, HalfRequest)
         except MalformedMessage as error:
             self._dead.refuse(item, None, str(error), lambda: self._ack(item))
             return
@@ -104,6 +107,8 @@ class Reception:
             self._admit(message)
         elif isinstance(message, Heartbeat):
             self._say(message.client, self._members.hear(message))
+        elif isinstance(message, HalfRequest):
+            self._halves.ask(message)
         elif isinstance(message, Leave):
             self._members.leave(message)
         elif isinstance(message, Echo) and self._hearing.hear(message):

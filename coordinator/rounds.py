@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from broker.crash_points import Between, crash_point
+from coordinator.client_averages import ClientAverages
 from coordinator.errors import RunFailed
 from coordinator.experiment import Experiment
 from coordinator.store.interface import BlobRef, Lease
@@ -96,7 +97,7 @@ class Rounds:
         closings = [stream.closing(client) for stream in frozen for client in stream.clients if client in gone]
         changes = {"phase": "closed", "tallies": tallies, "seconds": seconds, "closings": closings}
         closed = kept.record.model_copy(update=changes)
-        version = self._version(number, previous.record, frozen)
+        version = self._version(number, previous.record, frozen, roster.record)
         outdated = self.ledger.version(number - 2) if number >= 2 else None
         writes = [
             Kept(version_key(number), version, None).change(version),
@@ -120,19 +121,24 @@ class Rounds:
         if version and previous:
             self._drop_unneeded(version.record, previous.record)
 
-    def _version(self, number: int, previous: VersionRecord, frozen: list[StreamRecord]) -> VersionRecord:
+    def _version(self, number: int, previous: VersionRecord, frozen: list[StreamRecord], roster: Roster) -> VersionRecord:
         trained = [stream for stream in frozen if stream.tallies().samples > 0]
         optimizers = {stream.stream: stream.optimizer for stream in trained if stream.optimizer}
-        keep = self.experiment.training.optimizer_state == "keep"
-        halves = {client: ref for stream in frozen for client, ref in stream.halves.items()}
-        share = averaged(self.experiment.training)
-        return VersionRecord(
+        training = self.experiment.training
+        keep, share = training.optimizer_state == "keep", averaged(training)
+        version = VersionRecord(
             round=number,
             layers=self._average(number, previous.layers, trained) if share else previous.layers,
             replicas={} if share else {**previous.replicas, **{stream.stream: stream.layers for stream in trained}},
             optimizers={**previous.optimizers, **optimizers} if keep else {},
-            halves={**previous.halves, **halves},
+            client_layers=previous.client_layers,
+            exits=previous.exits,
         )
+        if training.average == "all":
+            crash_point(Between.LAYERS_AND_HALVES)
+            return ClientAverages(self.ledger.store, self.network, training).add_to(version, frozen, roster)
+        halves = {client: ref for stream in frozen for client, ref in stream.halves.items()}
+        return version.model_copy(update={"halves": {**previous.halves, **halves}})
 
     def _average(self, number: int, layers: dict[int, BlobRef], streams: list[StreamRecord]) -> dict[int, BlobRef]:
         """Return the layers after a round: each the mean over the replicas that trained it, or what it was."""

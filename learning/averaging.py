@@ -26,26 +26,44 @@ def layer_weight(layer: int, clients: Iterable[Trained], weighting: Literal["uni
     return len(through) if weighting == "uniform" else sum(through)
 
 
-def weighted_mean(states: Iterable[tuple[State, int]]) -> State:
-    """Return the weighted mean of states of one layer, in float64, in the order given, cast back.
+class WeightedMean:
+    """The weighted mean of states of one layer, in float64, in the order in which they are added, cast back.
 
     Floating tensors (weights and BatchNorm's running statistics) are averaged; counters
-    (``num_batches_tracked``) take their maximum. Holds one state and the sums, however many there are.
+    (``num_batches_tracked``) take their maximum. Holds the sums alone, however many states are added.
     """
-    sums: State = {}
-    dtypes: Mapping[str, torch.dtype] = {}
-    total = 0
-    for state, weight in states:
-        total += weight
-        if not sums:
-            dtypes = {name: tensor.dtype for name, tensor in state.items()}
-            sums = {
+
+    def __init__(self) -> None:
+        self._sums: State = {}
+        self._dtypes: Mapping[str, torch.dtype] = {}
+        self._total = 0
+
+    def add(self, state: State, weight: int) -> None:
+        """Add one state, with the names and shapes of those before it."""
+        self._total += weight
+        if not self._sums:
+            self._dtypes = {name: tensor.dtype for name, tensor in state.items()}
+            self._sums = {
                 name: tensor.double() * weight if tensor.is_floating_point() else tensor.clone() for name, tensor in state.items()
             }
-            continue
+            return
         for name, tensor in state.items():
             if tensor.is_floating_point():
-                sums[name].add_(tensor.double(), alpha=weight)
+                self._sums[name].add_(tensor.double(), alpha=weight)
             else:
-                sums[name] = torch.maximum(sums[name], tensor)
-    return {name: (value / total).to(dtypes[name]) if dtypes[name].is_floating_point else value for name, value in sums.items()}
+                self._sums[name] = torch.maximum(self._sums[name], tensor)
+
+    def value(self) -> State:
+        """Return the mean of all that was added."""
+        return {
+            name: (value / self._total).to(self._dtypes[name]) if self._dtypes[name].is_floating_point else value
+            for name, value in self._sums.items()
+        }
+
+
+def weighted_mean(states: Iterable[tuple[State, int]]) -> State:
+    """Return the ``WeightedMean`` of states and their weights. Holds one state and the sums, however many there are."""
+    mean = WeightedMean()
+    for state, weight in states:
+        mean.add(state, weight)
+    return mean.value()

@@ -14,7 +14,7 @@ from learning.layers import Network
 from learning.optimizers import learning_rate, load_optimizer_state, make_optimizer, optimizer_state, set_learning_rate
 from learning.seeds import seeded
 from learning.settings import OptimizerSettings, TrainingSettings
-from learning.tensors import State, load_into
+from learning.tensors import State, check_state, load_into, naming
 
 Draw = tuple[str, int, int]  # client, round, sequence: names the random draws of one step
 
@@ -140,15 +140,29 @@ def _with_plain_strides(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.clone(memory_format=torch.contiguous_format)
 
 
+def client_modules(network: Network, cut: int) -> nn.ModuleDict:
+    """Return layers 1..cut and the exit, "layer<l>" and "exit", newly initialised; raise ModelError if there is no such cut."""
+    network.check_cut(cut)
+    modules = nn.ModuleDict({f"layer{number}": network.build_layer(number) for number in range(1, cut + 1)})
+    modules["exit"] = network.build_exit(cut)
+    return modules
+
+
+def by_module(state: State) -> dict[str, State]:
+    """Return the state of each module, "layer<l>" or "exit", of a client's half; modules without tensors are not named."""
+    found: dict[str, State] = {}
+    for name, tensor in state.items():
+        module, _, own = name.partition(".")
+        found.setdefault(module, {})[own] = tensor
+    return found
+
+
 class ClientHalf(Half):
     """Layers 1..l_i and the exit, trained on the client's own data with its own loss."""
 
     def __init__(self, network: Network, cut: int, training: TrainingSettings) -> None:
-        network.check_cut(cut)
         self.cut = cut
-        modules = nn.ModuleDict({f"layer{number}": network.build_layer(number) for number in range(1, cut + 1)})
-        modules["exit"] = network.build_exit(cut)
-        super().__init__(modules, training.client, training)
+        super().__init__(client_modules(network, cut), training.client, training)
 
     def step(self, images: torch.Tensor, labels: torch.Tensor, draw: Draw) -> tuple[Step, torch.Tensor]:
         """Train on one batch, images (batch, ...) and labels (batch,); return the step and the features at the cut.
@@ -177,6 +191,16 @@ class ClientHalf(Half):
     def load_state(self, state: State) -> None:
         """Replace all layers and the exit; raise TensorError if the state does not fit."""
         load_into(self.modules, state, "client half")
+
+    def load_modules(self, state: State) -> None:
+        """Replace the layers and the exit that a state names, each as a whole, and keep the others and the optimizer's state.
+
+        Raises TensorError, and changes nothing, if the state does not fit.
+        """
+        here, named = self.state(), by_module(state)
+        with naming("averaged half"):
+            check_state(state, {name: tensor for name, tensor in here.items() if name.partition(".")[0] in named})
+        self.modules.load_state_dict({**here, **state})
 
     def _layers(self, x: torch.Tensor) -> torch.Tensor:
         for number in range(1, self.cut + 1):

@@ -94,6 +94,10 @@ class TrainingSettings(Section):
     weighting: Literal["uniform", "samples"] = Field(
         "uniform", description="weight of a replica in the mean: its clients, or its samples"
     )
+    average: Literal["server", "all"] = Field(
+        "server",
+        description="what a round's end averages: the servers' layers, or all, clients' halves too (averaging and sequential only)",
+    )
     evaluate_every: Positive = Field(1, description="rounds between two evaluations; the last round is always evaluated")
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="arithmetic of a step; auto: bfloat16 on cuda")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where steps run; auto: cuda where present")
@@ -104,6 +108,16 @@ class TrainingSettings(Section):
     def evaluates(self, round: int) -> bool:
         """Return whether clients report scores after a round."""
         return round > 0 and (round % self.evaluate_every == 0 or round == self.rounds)
+
+    def carries_half(self, round: int) -> bool:
+        """Return whether a client's end of a round brings its half."""
+        return self.average == "all" or round == self.rounds
+
+    @model_validator(mode="after")
+    def _all_is_averaged_where_servers_are(self) -> Self:
+        if self.average == "all" and self.strategy not in ("averaging", "sequential"):
+            raise ValueError(f"average = all needs strategy = averaging or sequential, not {self.strategy}")
+        return self
 
     @model_validator(mode="after")
     def _streams_go_with_averaging(self) -> Self:

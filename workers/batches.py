@@ -4,6 +4,7 @@ import torch
 
 from broker.messages import Activations, EndOfRound, WireTensor
 from learning.errors import TensorError
+from learning.halves import client_modules
 from learning.layers import Network
 from learning.settings import TrainingSettings
 from learning.tensors import load_into, unpack
@@ -18,7 +19,7 @@ def bounds(settings: RunSettings, network: Network, cut: int, round: int, lanes:
         limit=settings.transport.message_limit,
         frame=settings.frame_bytes(network),
         batch=settings.largest_message(network) + ENVELOPE_BYTES * settings.parts(network),
-        marker=_half_bytes(network, cut) if round == settings.training.rounds else 0,
+        marker=half_bytes(network, cut) if settings.training.carries_half(round) else 0,
     )
 
 
@@ -33,7 +34,7 @@ def check_features(features: WireTensor, cut: int, network: Network) -> None:
 
 def check_size(size: int, cut: int, network: Network, settings: RunSettings) -> None:
     """Raise TensorError if a message has more bytes than a batch at a cut, or than a marker with the client's half, can have."""
-    if size > settings.batch_bytes(network, cut) and size > _half_bytes(network, cut):
+    if size > settings.batch_bytes(network, cut) and size > half_bytes(network, cut):
         raise TensorError(f"{size} bytes, more than a batch or a client's half has at cut {cut}")
 
 
@@ -67,14 +68,9 @@ def check_marker(message: EndOfRound, sequence: int, cut: int, network: Network,
 
 def check_half(data: bytes, network: Network, cut: int) -> None:
     """Raise TensorError unless bytes are a client's layers 1..cut and exit, all values finite."""
-    load_into(_client_half(network, cut), unpack(data), "client half")
+    load_into(client_modules(network, cut), unpack(data), "client half")
 
 
-def _half_bytes(network: Network, cut: int) -> int:
-    return sum(tensor.nbytes + ENVELOPE_BYTES for tensor in _client_half(network, cut).state_dict().values())
-
-
-def _client_half(network: Network, cut: int) -> torch.nn.ModuleDict:
-    modules = torch.nn.ModuleDict({f"layer{number}": network.build_layer(number) for number in range(1, cut + 1)})
-    modules["exit"] = network.build_exit(cut)
-    return modules
+def half_bytes(network: Network, cut: int) -> int:
+    """Return the bytes that a message with a client's half has, at most."""
+    return sum(tensor.nbytes + ENVELOPE_BYTES for tensor in client_modules(network, cut).state_dict().values())

@@ -8,9 +8,11 @@ from broker.events import Emit, Waiting
 from broker.mailbox import Mailbox
 from broker.messages import Acknowledgement, Join, Message, Prediction, Refusal, Score, Target, Welcome
 from broker.transport import Transport
-from learning.errors import SettingsError
+from learning.errors import SettingsError, TensorError
 from learning.layers import build_network
 from workers.aim import Aim
+from workers.averaged_halves import AveragedHalves
+from workers.batches import half_bytes
 from workers.client_data import LocalNames, load_client_data, local_settings
 from workers.client_state import ClientState, Identity
 from workers.context import Stopped
@@ -66,6 +68,7 @@ class ClientWorker:
         self._given_up = ""
         self._incarnation = 0  # not admitted yet
         self._scores: dict[int, Score] = {}
+        self._averaged: AveragedHalves | None = None  # where halves are averaged
 
     def stop(self) -> None:
         """Ask the client to stop; it can be started again. May be called from any thread or signal handler."""
@@ -87,6 +90,8 @@ class ClientWorker:
         except Stopped:
             return
         finally:
+            if self._averaged is not None:
+                self._averaged.close()
             self._link.close()
             self._state.close()
 
@@ -156,6 +161,10 @@ class ClientWorker:
             settings, welcome, self._network, self._cut, data, self._state, self._publisher, self._link, self._slot, self._emit
         )
         self._evaluator = Evaluator(self._transport, settings, self._id, self._turn)
+        if settings.training.average == "all" and self._averaged is None:
+            self._averaged = AveragedHalves(
+                self._transport, settings, self._id, half_bytes(self._network, self._cut), self._link, self._mailbox, self._emit
+            )
 
     def _start(self, round: int) -> None:
         try:
@@ -167,11 +176,13 @@ class ClientWorker:
         return self._heard.target is not None and self._heard.target.finished
 
     def _advance(self) -> None:
-        """Do the next thing: report scores, train a round, or wait for the target to move."""
+        """Do the next thing: take an averaged half, report scores, train a round, or wait for the target to move."""
         target = self._heard.target
         assert target is not None
         try:
-            if self._to_evaluate(target):
+            if self._averaged is not None and self._to_align(target):
+                self._align(self._averaged, target.closed)
+            elif self._to_evaluate(target):
                 self._evaluate(target.closed)
             elif self._training.round <= target.round:
                 self._training.train()
@@ -192,6 +203,21 @@ class ClientWorker:
             self._join_again(str(error), lost=str(error))
         else:
             self._publisher.rewind(position)
+
+    def _to_align(self, target: Target) -> bool:
+        """Return whether the half has to be what the last round's end averaged, and may not be. Of earlier rounds snapshots are."""
+        return 1 <= target.closed == self._training.round - 1 and self._training.aligned != target.closed
+
+    def _align(self, averaged: AveragedHalves, round: int) -> None:
+        state = averaged.after(round, self._incarnation, self._cut)
+        if state is None:
+            self._turn(WAIT_SECONDS)
+            return
+        crash_point(Between.HALF_AND_LOAD)
+        try:
+            self._training.align(round, state)
+        except TensorError as error:
+            averaged.refuse(str(error))
 
     def _to_evaluate(self, target: Target) -> bool:
         closed = target.closed
@@ -251,6 +277,7 @@ class ClientWorker:
         went_back = self._heard.take(message, self._link.number)
         target = self._heard.target or message
         if went_back:
+            self._training.aligned = 0
             self._scores = {scored: score for scored, score in self._scores.items() if scored <= target.closed}
         self._publisher.now_durable((target.durable_round, target.durable_sequence))
         self._publisher.now_durable((target.closed + 1, 0))

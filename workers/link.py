@@ -9,7 +9,19 @@ from broker.codec import decode, encode
 from broker.errors import MalformedMessage
 from broker.events import Emit, MessageRefused, Waiting
 from broker.mailbox import Mailbox
-from broker.messages import Acknowledgement, Heartbeat, Join, Leave, Message, Prediction, Refusal, Score, Target, Welcome
+from broker.messages import (
+    Acknowledgement,
+    HalfRequest,
+    Heartbeat,
+    Join,
+    Leave,
+    Message,
+    Prediction,
+    Refusal,
+    Score,
+    Target,
+    Welcome,
+)
 from broker.transport import Delivery, OnSettled, Reopened, Subscription, Transport
 from workers.context import Stopped
 
@@ -86,6 +98,10 @@ class Link:
             self._status = replace(self._status, **changes)  # type: ignore[arg-type]
         if now:
             self._wake.set()
+
+    def ask(self, request: HalfRequest) -> None:
+        """Ask the coordinator for an averaged half."""
+        self._say(request)
 
     def leave(self) -> None:
         """Tell the coordinator that the end of the run has been heard."""

@@ -11,7 +11,7 @@ from learning.data import ClientData
 from learning.errors import LearningError, TensorError
 from learning.halves import ClientHalf, Step
 from learning.layers import Network
-from learning.tensors import pack
+from learning.tensors import State, pack
 from workers.client_state import ClientState, Counters
 from workers.features import FIRST_DIGEST, next_digest, to_wire
 from workers.link import Link
@@ -25,6 +25,8 @@ class Lost(Exception):
 
 class LocalTraining:
     """One incarnation's half and data. ``round`` is the one that is trained next, 0 before ``start``.
+
+    aligned: the round whose averaged half was loaded last, 0 if that is not known.
 
     slot: held during each training step, where several clients share a machine's cores.
     """
@@ -56,6 +58,7 @@ class LocalTraining:
         self._counters = Counters()
         self.half = self._new_half()
         self.round = 0
+        self.aligned = 0
 
     def start(self, round: int) -> None:
         """Begin with a round, or with the earliest that is left: what came before is in the broker, or is asked for.
@@ -77,6 +80,16 @@ class LocalTraining:
         if found is None:
             raise Lost(_missing(round))
         self.half, self.round, self._counters = half, max(found[0], self._first_round), found[1]
+        self.aligned = 0
+
+    def align(self, round: int, state: State) -> None:
+        """Go on from the averaged layers and exit after a round, as far as a state names them; the optimizer's state is kept.
+
+        Raises TensorError, and changes nothing, if it does not fit.
+        """
+        self.half.load_modules(state)
+        self.aligned = round
+        crash_point(Between.LOAD_AND_SNAPSHOT)
 
     def train(self) -> None:
         """Train the next round and publish its features. Raises LearningError if it diverges, and what the publisher raises."""
@@ -103,8 +116,8 @@ class LocalTraining:
         self.round += 1
 
     def _end(self, digest: bytes, samples: int, loss: float) -> None:
-        """Publish the marker of the round, with the half in the last."""
-        half = pack(self.half.state()) if self.round == self._settings.training.rounds else None
+        """Publish the marker of the round, with the half where it brings that."""
+        half = pack(self.half.state()) if self._settings.training.carries_half(self.round) else None
         marker = EndOfRound(digest=digest, samples=samples, loss=loss, dropped_samples=self._data.dropped_in_round(), half=half)
         batches = max(self._data.batches_in_round(), self._publisher.durable(self.round))  # that were, if its data has become less
         self._publisher.publish(self.round, batches, marker)

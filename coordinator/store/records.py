@@ -298,6 +298,13 @@ class VersionRecord(Record):
     replicas: dict[StreamId, Layers] = {}  # by stream, where replicas are not averaged
     optimizers: dict[StreamId, BlobRef] = {}  # by stream, where optimizer state is kept
     halves: dict[ClientId, BlobRef] = {}  # by client, after the last round
+    client_layers: Layers = {}  # where clients' halves are averaged: the mean of theirs,
+    exits: dict[Size, BlobRef] = {}  # and of their exits, by cut
+
+    def half_of(self, cut: int) -> dict[str, BlobRef]:
+        """Return what clients at a cut go on from, "layer<l>" and "exit", as far as anybody trained it and halves are averaged."""
+        layers = {f"layer{number}": ref for number, ref in sorted(self.client_layers.items()) if number <= cut}
+        return layers | ({"exit": self.exits[cut]} if cut in self.exits else {})
 
     def layers_of(self, stream: str) -> dict[int, BlobRef]:
         """Return the layers that a stream's replica starts from and that its clients' inference uses."""
@@ -306,7 +313,7 @@ class VersionRecord(Record):
     def scopes(self) -> set[str]:
         """Return the scopes of all blobs that this document points to."""
         refs = [*self.layers.values(), *self.optimizers.values(), *self.halves.values()]
-        for layers in self.replicas.values():
+        for layers in (self.client_layers, self.exits, *self.replicas.values()):
             refs.extend(layers.values())
         return {ref.scope for ref in refs}
 

@@ -45,6 +45,7 @@ class Crashes:
     coordinator: tuple[Arm, ...] = ()
     client: tuple[Arm, ...] = ()
     strategy: str = "averaging"
+    average: str = "server"
     settings: tuple[str, ...] = ()
 
     def points(self) -> list[Between]:
@@ -131,6 +132,12 @@ TOGETHER = [  # in one run, one process of each role is killed
         ((B.END_AND_LEAVE, 1),),
         strategy="sequential",
     ),
+    Crashes(
+        (),
+        ((B.FREEZE_AND_AVERAGE, 1), (B.LAYERS_AND_HALVES, 1), (B.ANSWER_AND_ANSWER, 2)),
+        ((B.HALF_AND_LOAD, 1), (B.LOAD_AND_SNAPSHOT, 1), (B.STEP_AND_PUBLISH, 5)),
+        average="all",
+    ),
 ]
 REFUSALS = Crashes(((B.REFUSAL_AND_LETTER, 1), (B.LETTER_AND_CONFIRM, 2), (B.CONFIRM_AND_REFUSAL_ACK, 2)))
 LOST_QUEUE = Crashes(server=((B.RESEND_AND_REOPEN, 1),), client=((B.DISCARD_AND_RESTORE, 1),))
@@ -157,7 +164,7 @@ def check(deployment: Deployment, expected: dict[str, Any], refused: int = 0) ->
 
 @pytest.mark.parametrize("crashes", TOGETHER, ids=str)
 def test_the_same_bits(crashes: Crashes, deploy: Deploy, undisturbed: Undisturbed) -> None:
-    training = (*TINY, f"training.strategy={crashes.strategy}")
+    training = (*TINY, f"training.strategy={crashes.strategy}", f"training.average={crashes.average}")
     deployment = deploy(*training, *QUICK, *crashes.settings)
     victims = Victims(deployment)
     victims.start_all(crashes)
