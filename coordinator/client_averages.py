@@ -1,11 +1,12 @@
 """Clients' halves averaged at the end of a round: each layer over the clients that have it, each exit over those at its cut."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from coordinator.errors import DamagedDocument
 from coordinator.store.interface import BlobRef, Store
-from coordinator.store.records import Roster, StreamRecord, VersionRecord, version_key
+from coordinator.store.records import Roster, StreamRecord, VersionRecord, stream_key, version_key
 from learning.averaging import WeightedMean
 from learning.halves import by_module, client_modules
 from learning.layers import Network
@@ -17,6 +18,7 @@ from learning.tensors import State, check_state, naming, pack, unpack
 class _Half:
     """A client's half as its end of the round brought it."""
 
+    index: int  # of the client in the roster
     client: str
     cut: int
     samples: int  # that it was trained on in the round
@@ -36,9 +38,10 @@ class ClientAverages:
         """Return a version, which has its predecessor's clients' layers and exits, with those of its round; after the last round
         with each client's half too.
 
-        What nobody trained stays what it was. Raises TensorError if a half in the store does not fit.
+        What nobody trained stays what it was. Raises DamagedDocument, MissingBlob or TensorError if something in the store is not
+        what it should be.
         """
-        given = sorted(_given(frozen), key=lambda half: roster.clients[half.client].index)
+        given = sorted(_given(frozen, roster), key=lambda half: half.index)
         means: dict[tuple[str, int], WeightedMean] = defaultdict(WeightedMean)
         for half in given:
             if half.samples > 0:
@@ -56,7 +59,8 @@ class ClientAverages:
     def _final(self, version: VersionRecord, half: _Half) -> BlobRef:
         """Store a client's half as the client has it after the last round."""
         state = {**self._state(half), **half_state(self._store, version, half.cut)}
-        check_state(state, self._of_cut(half.cut))
+        with naming(f"averaged half at cut {half.cut} in {version_key(version.round)} in the store"):
+            check_state(state, self._of_cut(half.cut))
         return self._put(version, state)
 
     def _state(self, half: _Half) -> State:
@@ -86,11 +90,14 @@ def half_state(store: Store, version: VersionRecord, cut: int) -> State:
     }
 
 
-def _given(frozen: Iterable[StreamRecord]) -> Iterable[_Half]:
+def _given(frozen: Iterable[StreamRecord], roster: Roster) -> Iterator[_Half]:
     for stream in frozen:
         for client, ref in stream.halves.items():
-            progress = stream.clients[client]
-            yield _Half(client, progress.cut, progress.tallies.client_samples, ref)
+            progress, known = stream.clients.get(client), roster.clients.get(client)
+            if progress is None or known is None:
+                key = stream_key(stream.round, stream.stream)
+                raise DamagedDocument(f"document {key} in the store is damaged: it has a half of {client}, which is not in it")
+            yield _Half(known.index, client, progress.cut, progress.tallies.client_samples, ref)
 
 
 def _place(module: str, cut: int) -> tuple[str, int]:

@@ -3,10 +3,13 @@
 import math
 from dataclasses import dataclass
 
+from torch import nn
+
 from broker.messages import ITEM_SIZES
 from coordinator.errors import RunFailed
 from coordinator.experiment import Experiment
 from coordinator.store.interface import Usage
+from learning.halves import client_modules
 from learning.layers import Network
 from learning.strategies import group, is_split
 
@@ -32,8 +35,9 @@ def compute_needs(experiment: Experiment, network: Network, samples: int | None)
     """Return what a run needs; samples: of the whole training split, None if unknown.
 
     The store holds, for each replica, layers and optimizer state of the round being trained beside those it started from, a
-    checkpoint on its way and, where a stream has several clients, savepoints; and the shared layers of two versions. Baselines
-    use neither store nor broker.
+    checkpoint on its way and, where a stream has several clients, savepoints; and the shared layers of two versions. Where
+    clients' halves are averaged, those of the round and the averages of two versions are there too, and a half of each client
+    may be on its way up and another down. Baselines use neither store nor broker.
     """
     entries = experiment.clients.roster()
     training, transport = experiment.training, experiment.transport
@@ -54,7 +58,9 @@ def compute_needs(experiment: Experiment, network: Network, samples: int | None)
     batch = max(math.prod(network.feature_shape(cut)) for cut in cuts.values()) * ITEM_SIZES[str(transport.wire_dtype)]
     per_client = math.ceil((samples or 0) / len(entries)) * training.local_epochs * batch
     backlog = min(per_client, transport.run_ahead_bytes) if samples else transport.run_ahead_bytes
-    return Needs(replicas + shared, backlog * len(entries), len(streams), per_client <= transport.run_ahead_bytes)
+    kept, sent = _halves(experiment, network) if training.average == "all" else (0, 0)
+    fits = per_client <= transport.run_ahead_bytes
+    return Needs(replicas + shared + kept, backlog * len(entries) + 2 * sent, len(streams), fits)
 
 
 def check_store(needs: Needs, usage: Usage) -> None:
@@ -68,8 +74,27 @@ def check_store(needs: Needs, usage: Usage) -> None:
     )
 
 
+def _halves(experiment: Experiment, network: Network) -> tuple[int, int]:
+    """Return the bytes that averaged halves take in the store, and those of one half of each client.
+
+    What a stream has committed is kept as long as its optimizer's state is; the average is there by layer and exit in two versions,
+    and after the last round by cut.
+    """
+    cuts = [entry.cut for entry in experiment.clients.roster()]
+    sizes = {cut: _bytes(client_modules(network, cut)) for cut in cuts}
+    exits = {cut: _bytes(network.build_exit(cut)) for cut in cuts}
+    given = sum(sizes[cut] for cut in cuts)
+    averages = sizes[max(cuts)] - exits[max(cuts)] + sum(exits.values())
+    rounds = 3 if experiment.training.optimizer_state == "keep" else 1
+    return rounds * given + 2 * averages + sum(sizes.values()), given
+
+
 def _layer_bytes(network: Network, number: int) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in network.build_layer(number).state_dict().values())
+    return _bytes(network.build_layer(number))
+
+
+def _bytes(module: nn.Module) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
 
 
 def _mib(size: int) -> str:

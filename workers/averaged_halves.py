@@ -67,8 +67,8 @@ class AveragedHalves:
 
     def close(self) -> None:
         """Stop listening."""
-        self._subscription.close()
         try:
+            self._subscription.close()
             self._transport.delete(self._replies.name)
         except BrokerError:
             return  # it goes by itself

@@ -32,6 +32,7 @@ class Client:
     layers: nn.Sequential
     exit: nn.Module
     optimizer: torch.optim.Optimizer
+    samples: int = 0  # that it trained in the round
 
 
 @dataclass
@@ -44,12 +45,15 @@ class Replica:
     samples: dict[str, int] = field(default_factory=dict)  # by client, in the round
 
 
-def train_reference(experiment: Experiment, left: dict[str, tuple[int, int]] | None = None) -> dict[str, State]:
+def train_reference(
+    experiment: Experiment, left: dict[str, tuple[int, int]] | None = None, joined: dict[str, int] | None = None
+) -> dict[str, State]:
     """Return the final layers under the names of a run's files.
 
-    left: client -> the round in which it was given up, and how many of its batches in that round count.
+    left: client -> the round in which it was given up, and how many of its batches in that round count. joined: client -> its
+    first round, where that is not 1.
     """
-    left = left or {}
+    left, joined = left or {}, joined or {}
     torch.set_num_threads(1)
     training = experiment.training
     dataset = load_dataset(experiment.data, training.seed)
@@ -64,7 +68,9 @@ def train_reference(experiment: Experiment, left: dict[str, tuple[int, int]] | N
     shared = {number: network.build_layer(number) for number in range(4, network.depth + 1)}  # the smallest cut is 3
     for turn in range(1, training.rounds + 1):
         rate = _rate(training.client, turn, training.rounds)
-        batches = {client.name: _train_client(client, turn, rate)[: _kept(client, turn, left)] for client in clients}
+        here = [client for client in clients if turn >= joined.get(client.name, 1)]
+        batches: dict[str, list[Batch]] = {client.name: [] for client in clients}
+        batches |= {client.name: _train_client(client, turn, rate)[: _kept(client, turn, left)] for client in here}
         for replica in replicas:
             for number, layer in replica.layers.items():
                 layer.load_state_dict(shared[number].state_dict())
@@ -74,6 +80,9 @@ def train_reference(experiment: Experiment, left: dict[str, tuple[int, int]] | N
         for number, layer in shared.items():
             mean = _mean(number, replicas, by_samples=training.weighting == "samples")
             layer.load_state_dict(mean or layer.state_dict())
+        if training.average == "all":
+            ended = [client for client in here if _kept(client, turn, left) is None]
+            _average_clients(clients, ended, by_samples=training.weighting == "samples")
     return {f"server-layer{number}": layer.state_dict() for number, layer in shared.items()} | {
         f"client-{client.name}": _half_state(client) for client in clients if client.name not in left
     }
@@ -134,6 +143,7 @@ def _train_client(client: Client, round: int, rate: float) -> list[Batch]:
         client.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         client.optimizer.step()
+    client.samples = sum(len(labels) for _, labels in published)
     return published
 
 
@@ -156,13 +166,33 @@ def _train_replica(replica: Replica, batches: dict[str, list[Batch]], rate: floa
 
 def _mean(number: int, replicas: list[Replica], *, by_samples: bool) -> State:
     """Return the mean of one layer over the replicas that trained it, each weighted by its clients or its samples."""
-    weighted = []
+    weighted: list[tuple[int, State]] = []
     for replica in replicas:
         through = [client for client in replica.clients if client.cut < number]
         through = [client for client in through if replica.samples[client.name]]
         weight = sum(replica.samples[client.name] for client in through) if by_samples else len(through)
         if weight:
             weighted.append((weight, replica.layers[number].state_dict()))
+    return _mean_of(weighted)
+
+
+def _average_clients(clients: list[Client], ended: list[Client], *, by_samples: bool) -> None:
+    """Give every client, also one that comes later, the mean of each of its layers and of its exit over those that trained it."""
+
+    def mean(states: list[tuple[Client, State]]) -> State:
+        return _mean_of([(client.samples if by_samples else 1, state) for client, state in states if client.samples])
+
+    deepest = max(client.cut for client in clients)
+    layers = [mean([(one, one.layers[at].state_dict()) for one in ended if at < one.cut]) for at in range(deepest)]
+    exits = {cut: mean([(one, one.exit.state_dict()) for one in ended if one.cut == cut]) for cut in {one.cut for one in clients}}
+    for client in clients:
+        for layer, state in zip(client.layers, layers, strict=False):
+            layer.load_state_dict(state or layer.state_dict())
+        client.exit.load_state_dict(exits[client.cut] or client.exit.state_dict())
+
+
+def _mean_of(weighted: list[tuple[int, State]]) -> State:
+    """Return the weighted mean of states, of counters the maximum; of nothing, nothing."""
     if not weighted:
         return {}
     total = sum(weight for weight, _ in weighted)

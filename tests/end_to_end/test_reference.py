@@ -16,6 +16,12 @@ CASES = {
     "sequential, interleaved": ("training.strategy=sequential", "training.interleave=true"),
     "two streams, interleaved": ("training.streams=2", "training.interleave=true", "data.partition=dirichlet"),
     "three streams, by samples": ("training.streams=3", "training.weighting=samples"),
+    "clients' halves too": ("training.average=all",),
+    "clients' halves too, sequential, by samples": (
+        "training.average=all",
+        "training.strategy=sequential",
+        "training.weighting=samples",
+    ),
 }
 COMMON = (
     "training.rounds=3",

@@ -13,10 +13,12 @@ from broker.messages import (
     MESSAGES,
     Acknowledgement,
     Activations,
+    AveragedHalf,
     DeadLetter,
     Echo,
     EndOfRound,
     Frame,
+    HalfRequest,
     Heartbeat,
     InferenceRequest,
     Join,
@@ -47,6 +49,7 @@ EXAMPLES: list[Message] = [
     Leave(**WHO),
     Notice(round=4),
     Echo(sender="c", sent=12.5),
+    HalfRequest(**WHO, reply="0123abcd", round=3, cut=4, number=7),
     Welcome(
         **WHO, process="p", cut=3, part=0, parts=4, experiment="{}", fingerprint="f", first_round=1,
         sample_shape=(3, 32, 32), classes=10,
@@ -57,6 +60,7 @@ EXAMPLES: list[Message] = [
     Offer(round=9),
     InferenceRequest(client="client-1", request="r", version=0, cut=3, features=FEATURES),
     Prediction(client="client-1", request="r", probabilities=FEATURES, error=None),
+    AveragedHalf(round=3, cut=4, half=b"\x00\xff"),
     DeadLetter(id="i", queue="q", reason="why", sender=None, client="client-1", round=1, sequence=None, size=4, body=b"body"),
 ]  # fmt: skip
 KINDS = tuple(MESSAGES.values())

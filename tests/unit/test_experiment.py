@@ -84,6 +84,8 @@ def test_name_comes_from_the_file(file: str, name: str) -> None:
         ('name = "Über"', 'name = "\\u00dcber": must be 1 to 63 lower-case letters'),
         ("[training]\nrounds = \n", "experiment.toml: not TOML: Invalid value (at line 2"),
         ('[training]\nstrategy = "sequential"\nstreams = 2', "training: streams = 2 needs strategy = averaging, not sequential"),
+        ('[training]\nstrategy = "alone"\naverage = "all"', "average = all needs strategy = averaging or sequential, not alone"),
+        ('[training]\nstrategy = "distributed"\naverage = "all"', "or sequential, not distributed"),
         ("[training]\nstreams = 13", "experiment.toml: training.streams = 13 is more than the 12 clients there are"),
         (
             "[training]\ninterleave = true",

@@ -64,7 +64,10 @@ RECORDS: list[Record] = [
         round=ROUND, stream="a", worker="w", clients={"a": PROGRESS}, layers=LAYERS, optimizer=REF, halves={"a": REF},
         savepoint=Savepoint(layers=LAYERS, optimizer=REF),
     ),
-    VersionRecord(round=ROUND, layers=LAYERS, replicas={"a": LAYERS}, optimizers={"a": REF}, halves={"a": REF}),
+    VersionRecord(
+        round=ROUND, layers=LAYERS, replicas={"a": LAYERS}, optimizers={"a": REF}, halves={"a": REF}, client_layers={1: REF},
+        exits={3: REF},
+    ),
     Scores(round=ROUND, clients={"a": Score(round=3, samples=9, client_correct=3, server_correct=4, server_answered=9)}),
 ]  # fmt: skip
 READ: dict[type[Record], tuple[str, Callable[[Ledger], object]]] = {
@@ -113,7 +116,8 @@ def use(record: object) -> None:
         assert {len(bytes.fromhex(progress.digest)) for progress in record.clients.values()} <= {0, 32}
         refs = record.blobs()
     if isinstance(record, VersionRecord):
-        refs = {*record.layers.values(), *record.optimizers.values(), *record.halves.values()}
+        refs = {*record.layers.values(), *record.optimizers.values(), *record.halves.values(), *record.half_of(3).values()}
+        assert {ref.scope for ref in refs} <= record.scopes()
     assert all(0 <= ref.size <= MOST_BLOB_BYTES for ref in refs)
 
 

@@ -256,6 +256,16 @@ class TestHeartbeats:
         assert (answer.round, answer.closed) == (target, state.get("closed", 0))
         assert not answer.finished
 
+    def test_where_halves_are_averaged_the_target_never_passes_the_open_round(self, members: Membership) -> None:
+        training = members.experiment.training.model_copy(update={"average": "all"})
+        members.experiment = members.experiment.model_copy(update={"training": training})
+        members.join(join())
+        for state, target in (((1, 0), 1), ((2, 1), 2), ((2, 2), 2), ((7, 6), 7), ((7, 7), 7)):
+            set_state(members, phase="training", round=state[0], closed=state[1])
+            answer = members.hear(beat())
+            assert isinstance(answer, Target)
+            assert answer.round == target
+
     def test_scores_are_recorded_once_and_only_of_closed_rounds(self, members: Membership) -> None:
         members.join(join())
         set_state(members, phase="training", round=4, closed=3)

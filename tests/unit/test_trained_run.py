@@ -34,7 +34,7 @@ def averaging(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(tmp_path_factory.mktemp("averaging"))
 
 
-@pytest.mark.parametrize("override", [None, "training.strategy=distributed", "transport.wire_dtype=uint8"])
+@pytest.mark.parametrize("override", [None, "training.strategy=distributed", "transport.wire_dtype=uint8", "training.average=all"])
 def test_its_halves_have_the_accuracy_of_the_run(override: str | None, tmp_path: Path, averaging: Path) -> None:
     folder = averaging if override is None else train(tmp_path, override)
     run = TrainedRun.open(folder)
