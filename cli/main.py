@@ -247,14 +247,17 @@ def clean(
 @app.command()
 def reproduce(
     experiment: Annotated[
-        Literal["homogeneous", "heterogeneous", "threshold"],
-        typer.Argument(help="All clients at one cut; four each at three; these, with each entropy bound.", show_default=False),
+        Literal["homogeneous", "heterogeneous", "threshold", "wire"],
+        typer.Argument(
+            help="All clients at one cut; four each at three; these, with each entropy bound; with each wire dtype.",
+            show_default=False,
+        ),
     ],
     data: Annotated[str, typer.Option(metavar="DATA", help="cifar10, cifar100, stl10, digits or imagefolder:PATH.")] = "cifar10",
     root: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of downloaded data sets; default data.")] = None,
     scale: Annotated[Literal["small", "paper"], typer.Option(help="For two CPU cores, or the paper's.")] = "small",
     seeds: Annotated[int, typer.Option(min=1, max=100, metavar="N", help="Runs of each, from seeds 0 to N-1.")] = 3,
-    strategies: Annotated[str | None, typer.Option(metavar="A,B", help="Strategies to compare; default all.")] = None,
+    strategies: Annotated[str | None, typer.Option(metavar="A,B", help="Strategies, or wire dtypes, to compare.")] = None,
     rounds: Annotated[int | None, typer.Option(min=1, metavar="N", help="Rounds of each run; default by scale.")] = None,
     overrides: Overrides = None,
     output: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of all runs; default runs/reproduce-SCALE.")] = None,

@@ -1,6 +1,7 @@
 """A measured figure over several seeds."""
 
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -21,8 +22,24 @@ class Figure:
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
     def __str__(self) -> str:
-        return f"{self.mean:.3f}" + (f" ± {self.deviation:.3f}" if self.deviation is not None else "")
+        return self._text(".3f")
+
+    def __sub__(self, other: "Figure") -> "Figure":
+        """Return the difference of each seed; both have the same seeds."""
+        return Figure(tuple(mine - its for mine, its in zip(self.values, other.values, strict=True)))
+
+    def signed(self) -> str:
+        """Return a difference as text, with its sign and one digit more."""
+        return self._text("+.4f")
 
     def plain(self) -> dict[str, object]:
         """Return it as plain data."""
         return {"mean": self.mean, "deviation": self.deviation, "values": list(self.values)}
+
+    def _text(self, form: str) -> str:
+        return f"{self.mean:{form}}" + (f" ± {self.deviation:{form.lstrip('+')}}" if self.deviation is not None else "")
+
+
+def mean_of(figures: Sequence[Figure]) -> Figure:
+    """Return the mean of several figures in each seed; all have the same seeds."""
+    return Figure(tuple(map(statistics.mean, zip(*(figure.values for figure in figures), strict=True))))

@@ -1,5 +1,6 @@
 """The paper's experiments as lists of ordinary runs: which variants, at which cuts, from which seeds, in which size."""
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,12 @@ from coordinator.experiment import Experiment, load_experiment
 
 CLIENTS = 12
 CUTS = (3, 4, 5)
+TIME = "time.json"  # beside the summary of a run that was trained in one go: its seconds and machine
 DATA = ("cifar10", "cifar100", "stl10", "digits")  # or imagefolder:PATH
 _FOLDER = "imagefolder:"
 _EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
-ExperimentName = Literal["homogeneous", "heterogeneous", "threshold"]
+ExperimentName = Literal["homogeneous", "heterogeneous", "threshold", "wire"]
 Scale = Literal["small", "paper"]
 
 
@@ -22,25 +24,42 @@ Scale = Literal["small", "paper"]
 class Variant:
     """A way to train: overrides of the experiment.
 
-    split: between clients and servers, so that cuts matter; else one run stands for all cuts.
+    split: between clients and servers, so that cuts matter; else one run stands for all cuts. own_clients: the clients' halves hear
+    of each other; else they are the same, bit for bit, under all variants.
     """
 
     overrides: tuple[str, ...]
     split: bool = True
+    own_clients: bool = False
 
 
-VARIANTS = {
-    "sequential": Variant(("training.strategy=sequential",)),
-    "averaging": Variant(("training.strategy=averaging",)),
+_AVERAGING, _SEQUENTIAL = "training.strategy=averaging", "training.strategy=sequential"
+_ALL, _INTERLEAVE = "training.average=all", "training.interleave=true"
+
+_PAPER = {
+    "sequential": Variant((_SEQUENTIAL,)),
+    "averaging": Variant((_AVERAGING,)),
     "centralized": Variant(("training.strategy=centralized",), split=False),
     "distributed": Variant(("training.strategy=distributed",)),
     "alone": Variant(("training.strategy=alone",), split=False),
 }
+_BEYOND = {
+    "average-all": Variant((_AVERAGING, _ALL), own_clients=True),
+    "interleave": Variant((_SEQUENTIAL, _INTERLEAVE)),
+    "interleave-average-all": Variant((_SEQUENTIAL, _INTERLEAVE, _ALL), own_clients=True),
+}
+WIRE = {
+    "float32": Variant((_AVERAGING, "transport.wire_dtype=float32")),
+    "float16": Variant((_AVERAGING, "transport.wire_dtype=float16")),
+    "uint8": Variant((_AVERAGING, "transport.wire_dtype=uint8")),
+}
+STRATEGIES = _PAPER | _BEYOND
+VARIANTS = STRATEGIES | WIRE
 
-# small: sized so that the heterogeneous table of three seeds takes under an hour on two idle cores, evaluation included
+# small: sized so that the 24 heterogeneous runs of three seeds take under an hour on two idle cores, evaluation included
 _BASES: dict[Scale, tuple[str, tuple[str, ...]]] = {
     "paper": ("cifar10.toml", ()),
-    "small": ("cifar10-small.toml", ("data.image_size=16", "data.train_limit=6000", "training.rounds=15")),
+    "small": ("cifar10-small.toml", ("data.image_size=16", "data.train_limit=4800", "training.rounds=15")),
 }
 
 
@@ -49,7 +68,7 @@ _LAST_ONLY = "training.evaluate_every=999999"  # twelve clients over the test sp
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for. strategies: names of variants; none: all. overrides: as of ``splitee train --set``, which win."""
+    """What is asked for. strategies: names of variants; none: the default. overrides: as of ``splitee train --set``, which win."""
 
     experiment: ExperimentName
     data: str = "cifar10"
@@ -66,13 +85,24 @@ class Request:
         return "heterogeneous" if self.experiment == "threshold" else self.experiment
 
     @property
+    def command(self) -> str:
+        """The command that asks for it."""
+        flags = {"--data": self.data, "--root": self.root, "--scale": self.scale, "--seeds": self.seeds, "--rounds": self.rounds}
+        given = [str(word) for flag, value in flags.items() if value is not None for word in (flag, value)]
+        chosen = ["--strategies", ",".join(self.strategies)] if self.strategies else []
+        sets = [word for override in self.overrides for word in ("--set", override)]
+        return shlex.join(["splitee", "reproduce", self.experiment, *given, *chosen, *sets])
+
+    @property
     def variants(self) -> list[str]:
-        """The names of the variants asked for; raises CommandError if one is not there."""
-        there = [name for name, variant in VARIANTS.items() if variant.split or self.experiment != "threshold"]
+        """The names of the variants asked for, or the default's; raises CommandError if one is not there."""
+        known = WIRE if self.experiment == "wire" else STRATEGIES
+        there = [name for name, variant in known.items() if variant.split or self.experiment != "threshold"]
         unknown = [name for name in self.strategies if name not in there]
         if unknown:
             raise CommandError(f"--strategies {','.join(unknown)}: for {self.experiment} there are {', '.join(there)}")
-        return [name for name in there if name in self.strategies] if self.strategies else there
+        default = _PAPER if self.experiment in ("homogeneous", "threshold") else known
+        return [name for name in there if name in (self.strategies or default)]
 
 
 @dataclass(frozen=True)
@@ -103,7 +133,7 @@ def plan(request: Request, folder: Path) -> list[Trial]:
 
 def _cuts(request: Request, variant: str) -> Iterator[tuple[int, ...]]:
     """Yield the cuts of each of a variant's runs; all clients have the same in homogeneous runs."""
-    if request.trains == "heterogeneous":
+    if request.experiment != "homogeneous":
         yield CUTS
     elif VARIANTS[variant].split:
         yield from ((cut,) for cut in CUTS)

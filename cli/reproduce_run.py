@@ -15,10 +15,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from broker import events
 from cli.embedded import train_embedded
 from cli.errors import CommandError
+from cli.machine import machine
 from cli.prepare import check_clients_here, check_output, prepare
-from cli.reproduce_plan import Trial
+from cli.reproduce_plan import TIME, Trial
 from coordinator.errors import CoordinatorError
 from coordinator.experiment import Experiment
+from coordinator.results import write_json
 from learning.errors import LearningError
 from monitoring.display import Display
 
@@ -110,7 +112,8 @@ class _Pool:
 
     def _start(self, trial: Trial) -> None:
         receiving, sending = self._context.Pipe(duplex=False)
-        process = self._context.Process(target=_train, args=(trial.experiment.to_json(), trial.folder, sending), daemon=True)
+        arguments = (trial.experiment.to_json(), trial.folder, self._jobs, sending)
+        process = self._context.Process(target=_train, args=arguments, daemon=True)
         process.start()
         sending.close()
         self._place += 1
@@ -160,15 +163,18 @@ class _Reporter(Display):
             self._connection.send_bytes(text.encode())
 
 
-def _train(experiment: str, folder: Path, connection: Connection) -> None:
-    """Train one run in this process, as `splitee train` does."""
+def _train(experiment: str, folder: Path, jobs: int, connection: Connection) -> None:
+    """Train one run in this process, as `splitee train` does, and write down how long it took if it was done in one go."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it, and ends this process
-    reporter = _Reporter(connection)
+    reporter, began, new = _Reporter(connection), time.monotonic(), not (folder / "experiment.json").exists()
     try:
         prepared = prepare(Experiment.from_json(experiment))
         check_clients_here(prepared)
         check_output(prepared, folder)
         train_embedded(prepared, folder, _SERVERS, reporter)
+        if new:
+            taken = {"seconds": round(time.monotonic() - began, 1), "cpu_seconds": round(time.process_time(), 1)}
+            write_json(folder / TIME, {**taken, "jobs": jobs, "machine": machine()})
     except (LearningError, CoordinatorError, CommandError) as error:
         with suppress(OSError):
             reporter.tell(f"error {' '.join(str(error).split())}")

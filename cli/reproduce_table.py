@@ -2,13 +2,15 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from cli.errors import CommandError
-from cli.reproduce_figure import Figure
-from cli.reproduce_plan import CUTS, VARIANTS, Trial
-from cli.reproduce_plot import plot
+from cli.reproduce_claims import MEAN, check, grid, notes
+from cli.reproduce_figure import Figure, mean_of
+from cli.reproduce_grid import Grid
+from cli.reproduce_plan import CUTS, TIME, VARIANTS, Trial
+from cli.reproduce_plot import Series, plot
 
 WHERE = ("client", "server", "network")
 
@@ -19,10 +21,9 @@ Table = dict[str, dict[int, Cells]]  # variant -> cut
 
 @dataclass(frozen=True)
 class Found:
-    """What an experiment gives: a table as text with notes under it, as plain data, and as a PNG."""
+    """What an experiment gives: tables as text with notes under them, as plain data by name, and as a PNG."""
 
-    head: list[str]
-    rows: list[list[str]]
+    grids: list[Grid]
     under: list[str]
     data: dict[str, object]
     picture: bytes
@@ -30,10 +31,11 @@ class Found:
 
 @dataclass(frozen=True)
 class Done:
-    """A finished run and its summary."""
+    """A finished run and its summary. time: its seconds and machine, empty where they are not known."""
 
     trial: Trial
     summary: Mapping[str, Any]
+    time: Mapping[str, Any] = field(default_factory=dict)
 
     def accuracy(self, cut: int) -> dict[str, float]:
         """Return its accuracy at a cut; a whole network that stands for all cuts has one for all."""
@@ -45,7 +47,7 @@ class Done:
 
 def read(trials: Sequence[Trial]) -> list[Done]:
     """Return the summaries of finished runs; raise CommandError if one cannot be read."""
-    return [Done(trial, _summary(trial)) for trial in trials]
+    return [Done(trial, _summary(trial), _time(trial)) for trial in trials]
 
 
 def table_of(done: Sequence[Done]) -> Table:
@@ -55,11 +57,11 @@ def table_of(done: Sequence[Done]) -> Table:
 
 
 def mismatches(done: Sequence[Done]) -> list[str]:
-    """Return where clients' halves that must be the same are not: they hear nothing from the servers, whatever the strategy."""
+    """Return where clients' halves that must be the same are not: they hear nothing from servers, and of each other if averaged."""
     found: list[str] = []
     first: dict[tuple[int, tuple[int, ...], str], tuple[str, float]] = {}
     for one in done:
-        if not VARIANTS[one.trial.variant].split:
+        if not has_same_clients(one.trial.variant):
             continue
         for client, accuracy in one.summary["accuracy_by_client"].items():
             key = (one.trial.seed, one.trial.cuts, client)
@@ -73,34 +75,46 @@ def mismatches(done: Sequence[Done]) -> list[str]:
 
 
 def accuracies(done: Sequence[Done], title: str, odd: Sequence[str]) -> Found:
-    """Return the accuracies of all variants; odd: the mismatches."""
+    """Return the accuracies of all variants, and the claims tested on them; odd: the mismatches."""
     table = table_of(done)
-    head = ["strategy", *(f"cut {cut}, {where}" for cut in CUTS for where in ("client", "server"))]
-    rows = [[name, *(text for cells in by_cut.values() for text in _texts(cells))] for name, by_cut in table.items()]
+    tested, seeds = check(servers(table)), len({one.trial.seed for one in done})
     whole = any(not VARIANTS[name].split for name in table)
     under = ["A whole network has one figure, in the server's column; centralized is one run for all cuts."] if whole else []
-    return Found(head, rows, under, plain(table), plot(list(_series(table, odd)), CUTS, title))
+    data = {"table": plain(table), "claims": [one.plain() for one in tested]}
+    picture = plot(list(series(table, odd)), CUTS, title)
+    return Found([accuracy_grid(table, title, "strategy"), grid(tested)], [*under, *notes(tested, seeds)], data, picture)
 
 
-def clients_notes(done: Sequence[Done], odd: Sequence[str]) -> Iterator[str]:
-    """Yield what is to be said of the clients' halves; odd: the mismatches."""
-    split = [name for name in dict.fromkeys(one.trial.variant for one in done) if VARIANTS[name].split]
-    if odd:
-        yield f"The clients' halves differ between strategies, which must not be: {'; '.join(odd[:10])}."
-    elif len(split) > 1:
-        yield f"The clients' halves are the same, bit for bit, under {', '.join(split)}: their accuracies are equal."
+def accuracy_grid(table: Table, title: str, name: str) -> Grid:
+    """Return accuracies by variant and cut, at client and server, and the servers' mean over the cuts; name: of the variants."""
+    head = [name, *(f"cut {cut}, {where}" for cut in CUTS for where in ("client", "server")), f"{MEAN}, server"]
+    means = servers(table)
+    rows = [
+        [name, *(text for cells in by_cut.values() for text in _texts(cells)), str(means[name][MEAN])]
+        for name, by_cut in table.items()
+    ]
+    return Grid(title, head, rows)
 
 
-def markdown(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], under: Sequence[str]) -> str:
-    """Return a table as Markdown with a title above and notes below."""
-    lines = [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
-    return "\n".join([f"# {title}", "", *lines, "", *(f"{note}\n" for note in under)])
+def servers(table: Table) -> dict[str, dict[str, Figure]]:
+    """Return the accuracy of each variant's servers, or whole networks: by cut, and the mean of cuts."""
+    found = {name: {f"cut {cut}": _server(cells) for cut, cells in by_cut.items()} for name, by_cut in table.items()}
+    return {name: {**by_cut, MEAN: mean_of(list(by_cut.values()))} for name, by_cut in found.items()}
+
+
+def has_same_clients(variant: str) -> bool:
+    """Return whether the clients' halves under a variant are those of all such variants."""
+    return VARIANTS[variant].split and not VARIANTS[variant].own_clients
 
 
 def plain(table: Table) -> dict[str, object]:
-    """Return a table as plain data: variant -> cut -> where -> mean, deviation and values."""
+    """Return a table as plain data: variant -> cut, or the mean of cuts -> where -> mean, deviation and values."""
+    means = servers(table)
     return {
-        name: {str(cut): {where: one.plain() for where, one in cells.items()} for cut, cells in by_cut.items()}
+        name: {
+            **{str(cut): {where: one.plain() for where, one in cells.items()} for cut, cells in by_cut.items()},
+            MEAN: {"server" if VARIANTS[name].split else "network": means[name][MEAN].plain()},
+        }
         for name, by_cut in table.items()
     }
 
@@ -118,18 +132,30 @@ def _texts(cells: Cells) -> tuple[str, str]:
     return str(cells["client"]), str(cells["server"])
 
 
-def _series(table: Table, odd: Sequence[str]) -> Iterator[tuple[str, list[Figure]]]:
-    """Yield what is drawn: the clients' exits once where they are the same under all strategies, then each strategy."""
-    split = [name for name in table if VARIANTS[name].split]
-    if split and not odd:
-        yield "client exits", [cells["client"] for cells in table[split[0]].values()]
-    for name, by_cut in table.items():
-        if name not in split:
-            yield f"{name}, whole network", [cells["network"] for cells in by_cut.values()]
-            continue
-        if odd:
-            yield f"{name}, client", [cells["client"] for cells in by_cut.values()]
-        yield f"{name}, server", [cells["server"] for cells in by_cut.values()]
+def series(table: Table, odd: Sequence[str]) -> Iterator[Series]:
+    """Yield what is drawn: the clients' exits once for all variants where they are the same, then each variant."""
+    same = [name for name in table if has_same_clients(name)]
+    if same and not odd:
+        yield Series("client exits", [cells["client"] for cells in table[same[0]].values()], None)
+    for place, (name, by_cut) in enumerate(table.items()):
+        if name not in same or odd:
+            clients = [cells["client"] for cells in by_cut.values() if "client" in cells]
+            if clients:
+                yield Series(f"{name}, client", clients, place, hatched=True)
+        where = "server" if VARIANTS[name].split else "whole network"
+        yield Series(f"{name}, {where}", [_server(cells) for cells in by_cut.values()], place)
+
+
+def _server(cells: Cells) -> Figure:
+    return cells["network"] if "network" in cells else cells["server"]
+
+
+def _time(trial: Trial) -> dict[str, Any]:
+    try:
+        found = json.loads((trial.folder / TIME).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _summary(trial: Trial) -> Mapping[str, Any]:

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 from cli.inference_run import say
 from cli.reproduce_figure import Figure
+from cli.reproduce_grid import Grid
 from cli.reproduce_plan import CUTS
-from cli.reproduce_plot import plot_bounds
+from cli.reproduce_plot import Series, plot_bounds
 from cli.reproduce_table import Done, Found
 from cli.sweep import Sweep, write_sweep
 from learning.sweep import ALL, BOUNDS
@@ -32,10 +33,13 @@ def threshold(done: Sequence[Done], title: str) -> Found:
         "The column clients is the fraction of samples that clients answer."
     ]
     panels = {
-        label: [(name, [_figure(found, group, bound, "accuracy") for bound in BOUNDS]) for name, found in sweeps.items()]
+        label: [
+            Series(name, [_figure(found, group, bound, "accuracy") for bound in BOUNDS], place)
+            for place, (name, found) in enumerate(sweeps.items())
+        ]
         for group, label in _GROUPS.items()
     }
-    return Found(head, rows, under, _plain(sweeps), plot_bounds(panels, BOUNDS, title))
+    return Found([Grid(title, head, rows)], under, {"table": _plain(sweeps)}, plot_bounds(panels, BOUNDS, title))
 
 
 def _row(name: str, found: Sequence[Sweep], bound: float) -> list[str]:

@@ -11,7 +11,7 @@ import pytest
 
 from cli.errors import report_errors
 from cli.main import app
-from cli.reproduce_plan import CUTS, VARIANTS, Request, plan
+from cli.reproduce_plan import CUTS, STRATEGIES, Request, plan
 from cli.reproduce_table import mismatches, read, table_of
 from tests.end_to_end.harness import Node, one_line
 
@@ -49,10 +49,10 @@ def heterogeneous(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_table_has_the_figures_of_the_summaries(heterogeneous: Path) -> None:
     found = results(heterogeneous)
-    assert list(found["table"]) == list(VARIANTS)
+    assert list(found["table"]) == list(STRATEGIES)
     summaries = {
         variant: [json.loads((heterogeneous / variant / f"seed-{seed}" / "summary.json").read_text()) for seed in (0, 1)]
-        for variant in VARIANTS
+        for variant in STRATEGIES
     }
     text = (heterogeneous / "table.md").read_text()
     for variant, (first, second) in summaries.items():
@@ -68,9 +68,9 @@ def test_the_table_has_the_figures_of_the_summaries(heterogeneous: Path) -> None
                 )
     assert found["table"]["alone"]["3"].keys() == {"network"}
     assert found["mismatches"] == []
-    assert "the same, bit for bit, under sequential, averaging, distributed" in text
+    assert "the same, bit for bit, under sequential, averaging, distributed, interleave:" in text
     assert (heterogeneous / "accuracy.png").read_bytes().startswith(b"\x89PNG")
-    assert len(found["runs"]) == 10
+    assert len(found["runs"]) == 16
     assert {run["seed"] for run in found["runs"]} == {0, 1}
     assert all(run["settings"]["training"]["seed"] == run["seed"] and run["seconds"] > 0 for run in found["runs"])
 
@@ -81,7 +81,7 @@ def test_what_is_finished_is_not_trained_again(heterogeneous: Path, capsys: pyte
     reproduce("heterogeneous", *FLAGS, "--seeds", "2", "--output", str(heterogeneous.parent), "--json")
     assert json.loads(capsys.readouterr().out)["table"] == figures
     assert {path: path.stat().st_mtime_ns for path in heterogeneous.rglob("summary.json")} == before
-    assert len(before) == 10
+    assert len(before) == 16
 
 
 def test_a_mismatch_of_the_clients_is_reported(heterogeneous: Path, tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_mistakes_are_one_line(tmp_path: Path, heterogeneous: Path) -> None:
         "homogeneous", "--strategies", "averging", *where
     )
     line = refused("threshold", "--strategies", "averaging,alone", *where)
-    assert line.endswith("--strategies alone: for threshold there are sequential, averaging, distributed")
+    assert "--strategies alone: for threshold there are sequential, averaging, distributed, average-all, interleave," in line
     assert "there is no folder" in refused("heterogeneous", "--data", f"imagefolder:{tmp_path}/none", *where)
     assert "training.round is no key" in refused("heterogeneous", "--set", "training.round=1", *where)
     assert not list(tmp_path.rglob("summary.json"))
@@ -201,9 +201,9 @@ def test_mistakes_are_one_line(tmp_path: Path, heterogeneous: Path) -> None:
 def test_a_dry_run_trains_nothing(tmp_path: Path, heterogeneous: Path, capsys: pytest.CaptureFixture[str]) -> None:
     reproduce("heterogeneous", *FLAGS, "--seeds", "3", "--output", str(heterogeneous.parent), "--dry-run", "--json")
     states = {row["run"]: row["state"] for row in json.loads(capsys.readouterr().out)}
-    assert len(states) == 15
+    assert len(states) == 24
     assert {name: state for name, state in states.items() if state != "finished"} == {
-        f"{variant}/seed-2": "new" for variant in VARIANTS
+        f"{variant}/seed-2": "new" for variant in STRATEGIES
     }
     reproduce("homogeneous", "--output", str(tmp_path / "none"), "--dry-run")
     assert "33 runs, 0 of them finished" in " ".join(capsys.readouterr().out.split())
