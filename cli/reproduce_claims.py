@@ -1,7 +1,7 @@
 """The paper's claims, named before anything is trained, and whether runs bear them out: paired t-tests over seeds."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,7 +22,7 @@ Servers = Mapping[str, Mapping[str, Figure]]  # variant -> cut or MEAN -> server
 class Claim:
     """One claim: at the servers, each of the strategies is more accurate than each of the others, less a margin.
 
-    margin: by how much it may be less, as a fraction of images. each_cut: it is about every cut; else about the mean of cuts.
+    margin: by how much it may be less, as a fraction of images. each_cut: every cut decides; else the mean of cuts.
     """
 
     name: str
@@ -70,23 +70,28 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A strategy against another. outcomes: by cut and over the mean of cuts; none where one of them was not trained."""
+    """A strategy against another. outcomes: by cut and over the mean of cuts; places: those that decide; missing: not trained."""
 
     strategy: str
     against: str
     outcomes: Mapping[str, Outcome]
-    verdict: Verdict
-    why: str
+    places: Sequence[str]
+    missing: Sequence[str] = ()
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the strategy is better in all places that decide."""
+        return _all(self.outcomes[place].verdict for place in self.places)
 
     def plain(self) -> dict[str, object]:
         """Return it as plain data."""
-        outcomes = {place: outcome.plain() for place, outcome in self.outcomes.items()}
         return {
             "strategy": self.strategy,
             "against": self.against,
-            "differences": outcomes,
+            "differences": {place: outcome.plain() for place, outcome in self.outcomes.items()},
+            "decided_by": list(self.places),
+            "missing": list(self.missing),
             "verdict": self.verdict,
-            "why": self.why,
         }
 
 
@@ -131,28 +136,20 @@ def bound_in_deviations(seeds: int) -> float | None:
 
 
 def grid(checked: Sequence[Checked]) -> Grid:
-    """Return a table of claims: differences by cut and over the mean of cuts."""
-    places = next((list(c.outcomes) for one in checked for c in one.comparisons if c.outcomes), [])
-    rows = [
-        [
-            one.claim.name + (f", margin {one.claim.margin:g}" if one.claim.margin else ""),
-            f"{comparison.strategy} - {comparison.against}",
-            *(comparison.outcomes[place].difference.signed() if comparison.outcomes else "" for place in places),
-            comparison.why or comparison.verdict,
-        ]
-        for one in checked
-        for comparison in one.comparisons
-    ]
-    return Grid("Claims: differences in server accuracy", ["claim", "difference", *places, "verdict"], rows)
+    """Return a table of all differences that claims are about, by cut and over the mean of cuts; without rows if there are none."""
+    found = {_name(comparison): comparison.outcomes for one in checked for comparison in one.comparisons if comparison.outcomes}
+    places = list(next(iter(found.values()), {}))
+    rows = [[name, *(outcomes[place].difference.signed() for place in places)] for name, outcomes in found.items()]
+    return Grid("Differences in server accuracy", ["difference", *places], rows)
 
 
 def notes(checked: Sequence[Checked], seeds: int) -> Iterator[str]:
     """Yield each claim with its verdict, and how it was tested."""
-    for one in checked:
-        yield f"Claim '{one.claim.name}' ({one.claim.statement}): {one.verdict.upper()}."
     half = bound_in_deviations(seeds)
+    for one in checked:
+        claim, why = one.claim, ", one seed" if half is None else ": " + "; ".join(map(_text, one.comparisons))
+        yield f"Claim '{claim.name}' ({claim.statement}): {one.verdict.upper()}{why}."
     if half is None:
-        yield "One seed decides no claim: it says nothing of the spread."
         return
     freedom = count(seeds - 1, "degree")
     yield (
@@ -164,6 +161,19 @@ def notes(checked: Sequence[Checked], seeds: int) -> Iterator[str]:
     )
 
 
+def _name(comparison: Comparison) -> str:
+    return f"{comparison.strategy} - {comparison.against}"
+
+
+def _text(comparison: Comparison) -> str:
+    """Return a comparison with its verdict, and the cuts that are behind one that does not hold."""
+    if comparison.missing:
+        return f"{_name(comparison)} not decided ({' and '.join(comparison.missing)} not trained)"
+    others = [f"{place} {comparison.outcomes[place].verdict}" for place in comparison.places]
+    behind = [text for text in others if not text.endswith(" holds")] if len(others) > 1 else []
+    return f"{_name(comparison)} {comparison.verdict}" + (f" ({', '.join(behind)})" if behind else "")
+
+
 def _check(claim: Claim, servers: Servers) -> Checked:
     comparisons = [_compare(claim, servers, strategy, against) for strategy in claim.strategies for against in claim.against]
     return Checked(claim, comparisons, _all(comparison.verdict for comparison in comparisons))
@@ -172,14 +182,12 @@ def _check(claim: Claim, servers: Servers) -> Checked:
 def _compare(claim: Claim, servers: Servers, strategy: str, against: str) -> Comparison:
     missing = [name for name in (strategy, against) if name not in servers]
     if missing:
-        return Comparison(strategy, against, {}, "not decided", f"not decided, {' and '.join(missing)} not trained")
+        return Comparison(strategy, against, {}, (), missing)
     outcomes = {place: decide(figure - servers[against][place], claim.margin) for place, figure in servers[strategy].items()}
-    verdict = _all(outcomes[place].verdict for place in outcomes if (place != MEAN) == claim.each_cut)
-    one_seed = all(outcome.lower is None for outcome in outcomes.values())
-    return Comparison(strategy, against, outcomes, verdict, "not decided, one seed" if one_seed else "")
+    return Comparison(strategy, against, outcomes, [place for place in outcomes if (place != MEAN) == claim.each_cut])
 
 
-def _all(verdicts: Iterator[Verdict]) -> Verdict:
+def _all(verdicts: Iterable[Verdict]) -> Verdict:
     """Return whether all of several things hold; one that does not is enough."""
     found = set(verdicts)
     return "does not hold" if "does not hold" in found else "holds" if found == {"holds"} else "not decided"

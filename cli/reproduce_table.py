@@ -77,12 +77,13 @@ def mismatches(done: Sequence[Done]) -> list[str]:
 def accuracies(done: Sequence[Done], title: str, odd: Sequence[str]) -> Found:
     """Return the accuracies of all variants, and the claims tested on them; odd: the mismatches."""
     table = table_of(done)
-    tested, seeds = check(servers(table)), len({one.trial.seed for one in done})
+    claims, seeds = check(servers(table)), len({one.trial.seed for one in done})
     whole = any(not VARIANTS[name].split for name in table)
     under = ["A whole network has one figure, in the server's column; centralized is one run for all cuts."] if whole else []
-    data = {"table": plain(table), "claims": [one.plain() for one in tested]}
+    data = {"table": plain(table), "claims": [one.plain() for one in claims]}
     picture = plot(list(series(table, odd)), CUTS, title)
-    return Found([accuracy_grid(table, title, "strategy"), grid(tested)], [*under, *notes(tested, seeds)], data, picture)
+    grids = [one for one in (accuracy_grid(table, title, "strategy"), grid(claims)) if one.rows]
+    return Found(grids, [*under, *notes(claims, seeds)], data, picture)
 
 
 def accuracy_grid(table: Table, title: str, name: str) -> Grid:

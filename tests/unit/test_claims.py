@@ -104,31 +104,43 @@ def test_the_margin_of_centralized_is_five_points() -> None:
 def test_one_seed_and_what_was_not_trained_decide_nothing() -> None:
     one_seed = check(servers(averaging=(0.9,), sequential=(0.9,), distributed=(0.1,), alone=(0.1,), centralized=(0.5,)))
     assert {one.verdict for one in one_seed} == {"not decided"}
-    assert {row[-1] for row in grid(one_seed).rows} == {"not decided, one seed"}
-    assert any("One seed decides no claim" in note for note in notes(one_seed, 1))
+    assert [note.rpartition(": ")[2] for note in notes(one_seed, 1)] == ["NOT DECIDED, one seed."] * 3
+    assert grid(one_seed).rows[0] == ["averaging - distributed", *["+0.8000"] * 4]
     partly = check(servers(averaging=(0.5, 0.5, 0.5), distributed=(0.1, 0.1, 0.1)))
     assert {one.verdict for one in partly} == {"not decided"}
-    rows = [row[1:] for row in grid(partly).rows]
-    assert [
-        "averaging - distributed",
-        "+0.4000 ± 0.0000",
-        "+0.4000 ± 0.0000",
-        "+0.4000 ± 0.0000",
-        "+0.4000 ± 0.0000",
-        "holds",
-    ] in rows
-    assert ["sequential - distributed", "", "", "", "", "not decided, sequential not trained"] in rows
-    assert ["sequential - centralized", "", "", "", "", "not decided, sequential and centralized not trained"] in rows
+    assert grid(partly).rows == [["averaging - distributed", *["+0.4000 ± 0.0000"] * 4]]
+    first, second, *_ = notes(partly, 3)
+    assert first.endswith(
+        "NOT DECIDED: averaging - distributed holds; sequential - distributed not decided (sequential not trained)."
+    )
+    assert "sequential - centralized not decided (sequential and centralized not trained)" in second
+    assert grid(check(servers(alone=(0.5, 0.6)))).rows == []
 
 
-def test_what_is_said_names_verdict_margin_and_test() -> None:
-    claim = Claim("wins", "a beats b", against=("b",), margin=0.01, strategies=("a",))
-    found = check(servers(a=(0.5, 0.6, 0.7), b=(0.4, 0.5, 0.6)), (claim,))
-    assert grid(found).rows[0][0] == "wins, margin 0.01"
-    said = list(notes(found, 3))
-    assert said[0] == "Claim 'wins' (a beats b): HOLDS."
-    assert "2 degrees of freedom" in said[1]
-    assert "less 1.69 sample standard deviations" in said[1]
-    plain = found[0].plain()
-    assert (plain["verdict"], plain["margin"], plain["level"]) == ("holds", 0.01, 0.05)
-    assert {claim.margin for claim in CLAIMS} == {0.0, 0.05}
+def test_what_is_said_names_verdict_cuts_and_test() -> None:
+    b, c = (0.4, 0.5, 0.6), [(0.5, 0.6, 0.7), (0.3, 0.3, 0.3), (0.5, 0.6, 0.5)]
+    claims = (
+        Claim("wins", "a beats b", against=("b",), strategies=("a",)),
+        Claim("loses", "c beats b", against=("b",), strategies=("c",), each_cut=True),
+    )
+    found = check(servers(a=(0.5, 0.6, 0.7), b=b, c=c), claims)
+    assert grid(found).head == ["difference", *PLACES, MEAN]
+    assert [row[0] for row in grid(found).rows] == ["a - b", "c - b"]
+    wins, loses, how = notes(found, 3)
+    assert wins == "Claim 'wins' (a beats b): HOLDS: a - b holds."
+    assert loses == "Claim 'loses' (c beats b): DOES NOT HOLD: c - b does not hold (cut 4 does not hold, cut 5 not decided)."
+    assert "2 degrees of freedom" in how
+    assert "less 1.69 sample standard deviations" in how
+
+
+def test_the_paper_s_claims_as_plain_data() -> None:
+    plain = [one.plain() for one in check(servers(averaging=(0.5, 0.6), centralized=(0.5, 0.7)))]
+    assert [(one["claim"], one["margin"], one["level"]) for one in plain] == [
+        ("collaboration beats Distributed", 0.0, 0.05),
+        ("both strategies stay near Centralized", 0.05, 0.05),
+        ("every cut gains", 0.0, 0.05),
+    ]
+    (near, missing) = plain[1]["comparisons"]  # type: ignore[misc]
+    assert near["differences"][MEAN]["values"] == pytest.approx([0.0, -0.1])
+    assert (near["decided_by"], near["verdict"], missing["missing"]) == ([MEAN], "not decided", ["sequential"])
+    assert [claim.each_cut for claim in CLAIMS] == [False, False, True]
