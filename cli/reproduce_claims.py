@@ -153,11 +153,11 @@ def notes(checked: Sequence[Checked], seeds: int) -> Iterator[str]:
         return
     freedom = count(seeds - 1, "degree")
     yield (
-        f"The claims were named before the runs. Differences are paired by seed; each has one-sided t-tests at level {LEVEL:g}, of "
-        f"{freedom} of freedom: it holds where the mean less {half:.2f} sample standard deviations is above minus the margin, does "
-        "not where the mean plus as many is below that, and else is not decided, which speaks neither for nor against it. A claim "
-        "holds if all its differences hold, and does not if one does not. The test takes differences to be normally distributed, "
-        "which a few seeds cannot show."
+        f"The claims were named before the runs. Differences are paired by seed; each has one-sided t-tests at level {LEVEL:g}, "
+        f"not corrected for their number, of {freedom} of freedom: it holds where the mean less {half:.2f} sample standard "
+        "deviations is above minus the margin, does not where the mean plus as many is below that, and else is not decided, which "
+        "speaks neither for nor against it. A claim holds if all its differences hold, and does not if one does not. The test "
+        "takes differences to be normally distributed, which a few seeds cannot show."
     )
 
 

@@ -55,6 +55,12 @@ ANSWERS = [  # in this order
 ]
 STAY = "splitee server --run digits --stay"  # both are run by test_predict
 REMOTE = f"{ANSWERS[-1]} --broker amqp://user:password@host:5672/"
+REPRODUCE = [  # in this order
+    "splitee reproduce heterogeneous --dry-run",
+    "splitee reproduce heterogeneous",
+    "splitee reproduce threshold --strategies averaging",
+    "splitee reproduce wire --strategies float32,uint8",
+]
 OWN = "splitee train examples/own.toml"
 OWN_CLIENT = "splitee client --run own --id client-01 --cut 1 --model examples.own_model:layers --data examples.own_model:data"
 
@@ -91,7 +97,21 @@ def publish(url: str, queue: Queue, body: bytes) -> None:
 
 def test_every_command_is_tested_below() -> None:
     commands = {line for block in blocks("sh") for line in block.splitlines()}
-    assert commands == {*HOST, *MAKE, *HERE, DOWNLOAD, *MACHINES, *AFTERWARDS, PROFILE, *ANSWERS, STAY, REMOTE, OWN, OWN_CLIENT}
+    assert commands == {
+        *HOST,
+        *MAKE,
+        *HERE,
+        DOWNLOAD,
+        *MACHINES,
+        *AFTERWARDS,
+        PROFILE,
+        *ANSWERS,
+        STAY,
+        REMOTE,
+        *REPRODUCE,
+        OWN,
+        OWN_CLIENT,
+    }
 
 
 def test_every_link_leads_somewhere() -> None:
@@ -129,6 +149,15 @@ def test_commands_in_one_process_and_what_they_leave_behind(tmp_path: Path) -> N
     save_image(torch.rand(1, 8, 8), tmp_path / "images" / "one.png")
     for command in ANSWERS:
         run(command, tmp_path)
+
+
+def test_the_paper_s_experiments(tmp_path: Path) -> None:
+    """Averaging from one seed, where neither is named."""
+    for command in REPRODUCE:
+        run(f"{command.replace('heterogeneous', 'heterogeneous --strategies averaging')} --data digits --seeds 1 {SMALL}", tmp_path)
+    for name in ("heterogeneous", "threshold", "wire"):
+        folder = tmp_path / "runs" / "reproduce-small" / name
+        assert {"table.md", "results.json", "accuracy.png"} <= {path.name for path in folder.iterdir()}
 
 
 def test_which_cut_suits_a_device() -> None:

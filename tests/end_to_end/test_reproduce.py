@@ -12,7 +12,7 @@ import pytest
 from cli.errors import report_errors
 from cli.main import app
 from cli.reproduce_plan import CUTS, STRATEGIES, Request, plan
-from cli.reproduce_table import mismatches, read, table_of
+from cli.reproduce_table import read, series, table_of
 from tests.end_to_end.harness import Node, one_line
 
 TINY = (
@@ -25,6 +25,11 @@ Results = dict[str, Any]
 
 def results(folder: Path) -> Results:
     return dict(json.loads((folder / "results.json").read_text()))
+
+
+def row_of(text: str, variant: str) -> str:
+    """Return a variant's row of the first table in Markdown."""
+    return next(row for row in text.splitlines() if row.startswith(f"| {variant} "))
 
 
 def reproduce(*arguments: str) -> None:
@@ -63,16 +68,53 @@ def test_the_table_has_the_figures_of_the_summaries(heterogeneous: Path) -> None
                 assert cell["values"] == [a, b]
                 assert cell["mean"] == pytest.approx((a + b) / 2)
                 assert cell["deviation"] == pytest.approx(abs(a - b) / 2**0.5), "of a sample of two"
-                assert f"{(a + b) / 2:.3f} ± {statistics.stdev([a, b]):.3f}" in next(
-                    row for row in text.splitlines() if row.startswith(f"| {variant} ")
-                )
+                assert f"{(a + b) / 2:.3f} ± {statistics.stdev([a, b]):.3f}" in row_of(text, variant)
+        mean = found["table"][variant]["mean of cuts"]
+        ((where, cell),) = mean.items()
+        assert where == ("network" if variant in ("alone", "centralized") else "server")
+        cuts = [found["table"][variant][str(cut)][where]["values"] for cut in CUTS]
+        assert cell["values"] == pytest.approx([sum(values) / 3 for values in zip(*cuts, strict=True)])
+        assert row_of(text, variant).endswith(f" {cell['mean']:.3f} ± {cell['deviation']:.3f} |")
     assert found["table"]["alone"]["3"].keys() == {"network"}
     assert found["mismatches"] == []
+    assert "Under average-all and interleave-average-all the clients' halves are averaged too" in text
     assert "the same, bit for bit, under sequential, averaging, distributed, interleave:" in text
     assert (heterogeneous / "accuracy.png").read_bytes().startswith(b"\x89PNG")
     assert len(found["runs"]) == 16
     assert {run["seed"] for run in found["runs"]} == {0, 1}
     assert all(run["settings"]["training"]["seed"] == run["seed"] and run["seconds"] > 0 for run in found["runs"])
+
+
+def test_claims_are_tested_on_the_runs(heterogeneous: Path) -> None:
+    found = results(heterogeneous)
+    text = (heterogeneous / "table.md").read_text()
+    assert [claim["margin"] for claim in found["claims"]] == [0.0, 0.05, 0.0]
+    for claim in found["claims"]:
+        assert f"Claim '{claim['claim']}' ({claim['statement']}): {claim['verdict'].upper()}: " in text
+        for one in claim["comparisons"]:
+            for cut in CUTS:
+                mine, other = (found["table"][one[side]][str(cut)] for side in ("strategy", "against"))
+                its = other.get("network", other.get("server"))["values"]
+                expected = [a - b for a, b in zip(mine["server"]["values"], its, strict=True)]
+                assert one["differences"][f"cut {cut}"]["values"] == pytest.approx(expected)
+    assert "1 degree of freedom" in text
+
+
+def test_time_and_machine_are_those_of_the_runs(heterogeneous: Path) -> None:
+    found = results(heterogeneous)
+    times = {variant: [run["time"] for run in found["runs"] if run["variant"] == variant] for variant in STRATEGIES}
+    text = (heterogeneous / "table.md").read_text()
+    (line,) = [line for line in text.splitlines() if "mean wall time of a run" in line]
+    assert line.startswith(
+        f"On {found['machine']['processor']}, {found['machine']['cores']} cores, torch {found['machine']['torch']}, "
+    )
+    for variant, (first, second) in times.items():
+        assert f" {variant} {statistics.mean([first['seconds'], second['seconds']]):.0f} s (" in line
+        assert first["cpu_seconds"] > 0
+    assert f"Command: {found['command']}" in text
+    assert found["command"].startswith(
+        "splitee reproduce heterogeneous --data digits --scale small --seeds 2 --rounds 1 --set model.width=4"
+    )
 
 
 def test_what_is_finished_is_not_trained_again(heterogeneous: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -128,32 +170,49 @@ def test_threshold_is_the_sweep_of_the_heterogeneous_runs(heterogeneous: Path) -
     assert (folder / "accuracy.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_homogeneous_trains_what_cuts_do_not_matter_to_once(tmp_path: Path) -> None:
-    request = Request("homogeneous", data="digits", seeds=2)
-    trials = plan(request, tmp_path)
-    assert sorted(trial.name for trial in trials if trial.seed == 0) == sorted(
-        [f"{name}-cut-{cut}/seed-0" for name in ("sequential", "averaging", "distributed") for cut in CUTS]
-        + ["centralized/seed-0", "alone/seed-0"]
-    )
-    assert len({trial.folder for trial in trials}) == len(trials) == 22
-    for trial in trials:
-        cuts = {entry.cut for entry in trial.experiment.clients.roster()}
-        assert (len(trial.experiment.clients.roster()), cuts) == (12, set(trial.cuts))
-    accuracies = {"alone": {"3": {"network": 0.5}}, "centralized": {"all": {"network": 0.75}}}
-    for index, trial in enumerate(trials):
-        split = {str(trial.cuts[0]): {"client": 0.1 * trial.cuts[0], "server": 0.001 * index}}
-        by_client = {"client-01": next(iter(split.values()))}
-        trial.folder.mkdir(parents=True)
-        summary = {"accuracy": accuracies.get(trial.variant, split), "accuracy_by_client": by_client}
-        (trial.folder / "summary.json").write_text(json.dumps(summary))
-    done = read(trials)
-    table = table_of(done)
-    assert [table["centralized"][cut]["network"].values for cut in CUTS] == [(0.75, 0.75)] * 3
-    assert [table["alone"][cut]["network"].mean for cut in CUTS] == [0.5] * 3
-    at = [index for index, trial in enumerate(trials) if (trial.variant, trial.cuts) == ("averaging", (4,))]
-    assert table["averaging"][4]["server"].values == tuple(0.001 * index for index in at)
-    assert table["averaging"][5]["client"].mean == pytest.approx(0.5)
-    assert mismatches(done) == []
+def test_clients_that_are_averaged_have_figures_of_their_own(heterogeneous: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "heterogeneous"
+    shutil.copytree(heterogeneous, folder)
+    path = folder / "average-all" / "seed-1" / "summary.json"
+    summary = json.loads(path.read_text())
+    summary["accuracy_by_client"]["client-07"]["client"] += 0.25
+    path.write_text(json.dumps(summary))
+    reproduce("heterogeneous", *FLAGS, "--seeds", "2", "--output", str(tmp_path))
+    assert results(folder)["mismatches"] == []
+    names = [one.name for one in series(table_of(read(plan(Request("heterogeneous", seeds=2), folder))), [])]
+    assert [name for name in names if "client" in name] == ["client exits", "average-all, client", "interleave-average-all, client"]
+    assert len(names) == len(set(names)) == 11
+
+
+def test_wire_compares_dtypes_and_takes_what_is_trained_already(heterogeneous: Path) -> None:
+    """Float32 is what the heterogeneous runs of these tests travel as."""
+    before = {path: path.stat().st_mtime_ns for path in heterogeneous.rglob("summary.json")}
+    arguments = ("--seeds", "2", "--strategies", "uint8,float32", "--output", str(heterogeneous.parent))
+    reproduce("wire", *FLAGS, *arguments)
+    folder = heterogeneous.parent / "wire"
+    assert {path: path.stat().st_mtime_ns for path in heterogeneous.rglob("summary.json")} == before
+    assert sorted(path.parts[-3] for path in folder.rglob("summary.json")) == ["uint8", "uint8"]
+    found, text = results(folder), (folder / "table.md").read_text()
+    assert list(found["table"]) == ["float32", "uint8"]
+    assert found["table"]["float32"] == results(heterogeneous)["table"]["averaging"]
+    assert found["mismatches"] == []
+    runs = {(run["variant"], run["seed"]): run for run in found["runs"]}
+    assert {run["settings"]["transport"]["wire_dtype"] for (name, _), run in runs.items() if name == "uint8"} == {"uint8"}
+    assert list(found["difference_to_float32"]) == ["uint8"]
+    for place, cell in found["difference_to_float32"]["uint8"].items():
+        mine, its = (found["table"][name][place.removeprefix("cut ")]["server"]["values"] for name in ("uint8", "float32"))
+        assert cell["values"] == pytest.approx([a - b for a, b in zip(mine, its, strict=True)])
+        assert f"{cell['mean']:+.4f} ± {cell['deviation']:.4f}" in text
+    sent = found["bytes_per_sample"]
+    values = {"cut 3": 4 * 8 * 8, "cut 4": 8 * 4 * 4, "cut 5": 8 * 4 * 4}  # features of one sample
+    for place, count in values.items():
+        assert sent["float32"][place]["mean"] == 4 * count + 8
+        assert sent["uint8"][place]["mean"] == count + 8
+    for name in ("float32", "uint8"):
+        summaries = [json.loads((Path(runs[name, seed]["folder"]) / "summary.json").read_text()) for seed in (0, 1)]
+        published = sent[name]["mean of cuts, messages as published"]["values"]
+        assert published == [summary["bytes_published"] / summary["samples_trained"] for summary in summaries]
+    assert (folder / "accuracy.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_an_interrupted_one_goes_on(tmp_path: Path, heterogeneous: Path) -> None:
@@ -191,6 +250,8 @@ def test_mistakes_are_one_line(tmp_path: Path, heterogeneous: Path) -> None:
     )
     line = refused("threshold", "--strategies", "averaging,alone", *where)
     assert "--strategies alone: for threshold there are sequential, averaging, distributed, average-all, interleave," in line
+    line = refused("wire", "--strategies", "float64", *where)
+    assert line.endswith("--strategies float64: for wire there are float32, float16, uint8")
     assert "there is no folder" in refused("heterogeneous", "--data", f"imagefolder:{tmp_path}/none", *where)
     assert "training.round is no key" in refused("heterogeneous", "--set", "training.round=1", *where)
     assert not list(tmp_path.rglob("summary.json"))
@@ -205,6 +266,11 @@ def test_a_dry_run_trains_nothing(tmp_path: Path, heterogeneous: Path, capsys: p
     assert {name: state for name, state in states.items() if state != "finished"} == {
         f"{variant}/seed-2": "new" for variant in STRATEGIES
     }
+    reproduce("wire", *FLAGS, "--seeds", "3", "--output", str(heterogeneous.parent), "--dry-run", "--json")
+    states = {row["run"]: row["state"] for row in json.loads(capsys.readouterr().out)}
+    assert {name: states[name] for name in ("averaging/seed-0", "averaging/seed-1", "float32/seed-2", "float16/seed-0")} == {
+        "averaging/seed-0": "finished", "averaging/seed-1": "finished", "float32/seed-2": "new", "float16/seed-0": "new",
+    }  # fmt: skip
     reproduce("homogeneous", "--output", str(tmp_path / "none"), "--dry-run")
     assert "33 runs, 0 of them finished" in " ".join(capsys.readouterr().out.split())
     assert not (tmp_path / "none").exists()
