@@ -151,10 +151,14 @@ def test_commands_in_one_process_and_what_they_leave_behind(tmp_path: Path) -> N
         run(command, tmp_path)
 
 
-def test_the_paper_s_experiments(tmp_path: Path) -> None:
+def test_the_paper_s_experiments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Averaging from one seed, where neither is named."""
+    monkeypatch.chdir(tmp_path)
     for command in REPRODUCE:
-        run(f"{command.replace('heterogeneous', 'heterogeneous --strategies averaging')} --data digits --seeds 1 {SMALL}", tmp_path)
+        words = (
+            f"{command.replace('heterogeneous', 'heterogeneous --strategies averaging')} --data digits --seeds 1 {SMALL}".split()
+        )
+        report_errors(lambda words=words: app(words[1:], standalone_mode=False))  # type: ignore[misc]
     for name in ("heterogeneous", "threshold", "wire"):
         folder = tmp_path / "runs" / "reproduce-small" / name
         assert {"table.md", "results.json", "accuracy.png"} <= {path.name for path in folder.iterdir()}
