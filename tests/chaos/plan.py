@@ -11,6 +11,13 @@ SPAN_SECONDS = 16.0  # of a run, in which faults begin
 SERVERS = ("rabbitmq", "redis")
 COORDINATORS = ("coordinator-1", "coordinator-2")  # whichever is first leads, the other stands by
 WORKERS = ("server-1", "server-2")
+STRATEGIES = {
+    "averaging": ("training.strategy=averaging",),
+    "sequential": ("training.strategy=sequential",),
+    "averaging of all": ("training.strategy=averaging", "training.average=all"),
+    "interleaved": ("training.strategy=sequential", "training.interleave=true"),
+}
+BEYOND_THE_PAPER = 100  # from this seed on the last two in turn, before it the first two
 
 
 @dataclass(frozen=True)
@@ -41,14 +48,14 @@ class Plan:
     """A run and its faults, in order."""
 
     seed: int
-    strategy: Literal["averaging", "sequential"]
+    strategy: str
     clients: int
     faults: tuple[Fault, ...]
 
     @property
     def overrides(self) -> tuple[str, ...]:
         """What decides the run's bits."""
-        return (f"training.strategy={self.strategy}", f"clients.count={self.clients}", f"data.train_limit={self.clients * 80}")
+        return (*STRATEGIES[self.strategy], f"clients.count={self.clients}", f"data.train_limit={self.clients * 80}")
 
     def __str__(self) -> str:
         return f"seed {self.seed} ({self.strategy}, {self.clients} clients): {'; '.join(map(str, self.faults))}"
@@ -59,7 +66,8 @@ def make_plan(seed: int) -> Plan:
     rng = random.Random(f"chaos {seed}")
     clients = rng.choice((3, 4))
     faults = sorted(_faults(rng, clients), key=lambda fault: fault.at)
-    return Plan(seed, "sequential" if seed % 2 else "averaging", clients, tuple(faults))
+    strategy = list(STRATEGIES)[seed % 2 + 2 * (seed >= BEYOND_THE_PAPER)]
+    return Plan(seed, strategy, clients, tuple(faults))
 
 
 def _faults(rng: random.Random, clients: int) -> Iterator[Fault]:
