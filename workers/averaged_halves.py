@@ -16,6 +16,7 @@ from workers.link import Link
 from workers.run_settings import RunSettings
 
 PREFETCH = 2  # frames, each up to the message limit
+MOST_DOUBLINGS = 10  # of the time between two requests
 SAY_ASKED = 3  # requests without an answer, after which it is worth a word
 
 
@@ -85,7 +86,7 @@ class AveragedHalves:
     def _ask(self, request: HalfRequest) -> None:
         """Ask, and again after ever longer times: a large answer takes its time, too."""
         self._link.ask(request)
-        patience = min(self._settings.heartbeat_interval * 2**self._asked, self._settings.heartbeat_timeout)
+        patience = min(self._settings.heartbeat_interval * 2 ** min(self._asked, MOST_DOUBLINGS), self._settings.heartbeat_timeout)
         self._asked, self._due = self._asked + 1, time.monotonic() + patience
         if self._asked == SAY_ASKED:
             self._emit(Waiting(role=self._client, what=f"the averaged half after round {request.round}"))

@@ -4,6 +4,7 @@ import threading
 from contextlib import AbstractContextManager, nullcontext
 
 from broker.crash_points import Between, crash_point
+from broker.errors import BrokerUnavailable, UnknownQueue
 from broker.events import Emit, Waiting
 from broker.mailbox import Mailbox
 from broker.messages import Acknowledgement, Join, Message, Prediction, Refusal, Score, Target, Welcome
@@ -161,10 +162,6 @@ class ClientWorker:
             settings, welcome, self._network, self._cut, data, self._state, self._publisher, self._link, self._slot, self._emit
         )
         self._evaluator = Evaluator(self._transport, settings, self._id, self._turn)
-        if settings.training.average == "all" and self._averaged is None:
-            self._averaged = AveragedHalves(
-                self._transport, settings, self._id, half_bytes(self._network, self._cut), self._link, self._mailbox, self._emit
-            )
 
     def _start(self, round: int) -> None:
         try:
@@ -180,8 +177,8 @@ class ClientWorker:
         target = self._heard.target
         assert target is not None
         try:
-            if self._averaged is not None and self._to_align(target):
-                self._align(self._averaged, target.closed)
+            if self._to_align(target):
+                self._align(target.closed)
             elif self._to_evaluate(target):
                 self._evaluate(target.closed)
             elif self._training.round <= target.round:
@@ -205,12 +202,15 @@ class ClientWorker:
             self._publisher.rewind(position)
 
     def _to_align(self, target: Target) -> bool:
-        """Return whether the half has to be what the last round's end averaged, and may not be. Of earlier rounds snapshots are."""
-        return 1 <= target.closed == self._training.round - 1 and self._training.aligned != target.closed
+        """Return whether the half must be what the last round's end averaged, and may not be. Snapshots of closed rounds are."""
+        due = self._settings.training.average == "all" and 1 <= target.closed == self._training.round - 1
+        return due and self._training.aligned != target.closed
 
-    def _align(self, averaged: AveragedHalves, round: int) -> None:
-        state = averaged.after(round, self._incarnation, self._cut)
-        if state is None:
+    def _align(self, round: int) -> None:
+        """Go on from the averaged half after a round if it is here; else ask for it and hear what comes in."""
+        averaged = self._averaged = self._averaged or self._listen_for_halves()
+        state = averaged.after(round, self._incarnation, self._cut) if averaged else None
+        if averaged is None or state is None:
             self._turn(WAIT_SECONDS)
             return
         crash_point(Between.HALF_AND_LOAD)
@@ -218,6 +218,15 @@ class ClientWorker:
             self._training.align(round, state)
         except TensorError as error:
             averaged.refuse(str(error))
+
+    def _listen_for_halves(self) -> AveragedHalves | None:
+        """Return the way to averaged halves; None if the broker is away."""
+        most = half_bytes(self._network, self._cut)
+        try:
+            return AveragedHalves(self._transport, self._settings, self._id, most, self._link, self._mailbox, self._emit)
+        except (BrokerUnavailable, UnknownQueue) as error:
+            self._emit(Waiting(role=self._id, what=str(error)))
+            return None
 
     def _to_evaluate(self, target: Target) -> bool:
         closed = target.closed

@@ -9,6 +9,7 @@ import pytest
 from broker.memory import MemoryBroker, MemoryTransport
 from broker.transport import Delivery, Reopened, Sink, Subscription
 from cli import embedded
+from learning.tensors import State
 from tests.end_to_end.conftest import Deploy, Undisturbed
 from tests.end_to_end.harness import Setup, final_layers, summary, tiny, train
 
@@ -105,16 +106,35 @@ def test_tight_bounds_give_the_same_bits(strategy: str, tmp_path: Path, undistur
 def test_clients_halves_hear_nothing_from_the_servers(tmp_path: Path, undisturbed: Undisturbed) -> None:
     """Their training is the same under every strategy; what differs are the servers' layers."""
     train(tiny(tmp_path, "training.strategy=distributed"), tmp_path / "output")
-    distributed = final_layers(tmp_path / "output")
-    folders = [undisturbed(*STRATEGIES[strategy])["folder"] for strategy in ("averaging", "sequential")]
-    for other in map(final_layers, folders):
-        for file, state in distributed.items():
-            if file.startswith("client-"):
-                assert all(state[name].equal(tensor) for name, tensor in other[file].items()), file
-                assert state.keys() == other[file].keys()
-    assert sum(file.startswith("client-") for file in distributed) == 6
+    distributed = clients_halves(tmp_path / "output")
+    for strategy in ("averaging", "sequential"):
+        assert_same(clients_halves(undisturbed(*STRATEGIES[strategy])["folder"]), distributed)
     shas = {undisturbed(*STRATEGIES[strategy])["parameters_sha256"] for strategy in STRATEGIES}
     assert len(shas) == len(STRATEGIES), "strategies that differ gave the same parameters"
+
+
+def test_averaged_halves_hear_nothing_from_the_servers_either(undisturbed: Undisturbed) -> None:
+    one, other = (undisturbed(*STRATEGIES[strategy], "training.average=all") for strategy in ("averaging", "sequential"))
+    assert one["parameters_sha256"] != other["parameters_sha256"]
+    halves = clients_halves(one["folder"])
+    assert_same(clients_halves(other["folder"]), halves)
+    for name in (name for name in halves["client-client-01"] if not name.startswith("exit.")):
+        assert len({half[name].numpy().tobytes() for half in halves.values()}) == 1, f"{name} is not what all start from"
+    alone = clients_halves(undisturbed()["folder"])
+    assert not alone["client-client-01"]["layer1.0.weight"].equal(halves["client-client-01"]["layer1.0.weight"])
+
+
+def clients_halves(folder: Path) -> dict[str, State]:
+    halves = {file: state for file, state in final_layers(folder).items() if file.startswith("client-")}
+    assert len(halves) == 6
+    return halves
+
+
+def assert_same(halves: dict[str, State], others: dict[str, State]) -> None:
+    assert halves.keys() == others.keys()
+    for file, state in halves.items():
+        assert state.keys() == others[file].keys()
+        assert all(others[file][name].equal(tensor) for name, tensor in state.items()), file
 
 
 def test_another_seed_gives_other_parameters(tmp_path: Path, undisturbed: Undisturbed) -> None:
