@@ -62,9 +62,13 @@ class AveragedHalves:
         return None
 
     def refuse(self, reason: str) -> None:
-        """Say that an answer is of no use; it is asked for again, though not at once."""
+        """Say that what ``after`` has returned is of no use; it is asked for again, though not at once."""
         self._due = time.monotonic() + self._settings.heartbeat_interval
-        self._emit(MessageRefused(queue=self._replies.name, reason=reason))
+        self._say_refused(reason)
+
+    def forget(self) -> None:
+        """Drop what is here of an answer: the run went back, and the round's end may average anew."""
+        self._request = None
 
     def close(self) -> None:
         """Stop listening."""
@@ -102,7 +106,7 @@ class AveragedHalves:
             self._take(decode(item.body, Frame), request)
         except (MalformedMessage, TensorError) as error:
             self._frames = {}
-            self.refuse(str(error))
+            self._say_refused(str(error))
 
     def _take(self, frame: Frame, request: HalfRequest) -> None:
         """Take a frame of the answer; raise MalformedMessage or TensorError if it is none."""
@@ -112,13 +116,17 @@ class AveragedHalves:
             return  # of an earlier request
         if any(frame.parts != other.parts for other in self._frames.values()):
             self._frames = {}  # sent again by a coordinator with another message limit
+        if frame.part not in self._frames:  # another that is under way is not asked for again
+            self._due = max(self._due, time.monotonic() + self._settings.heartbeat_interval)
         self._frames[frame.part] = frame
         if frame.parts > MAX_FRAMES or sum(len(part.body) for part in self._frames.values()) > self._most:
             raise TensorError(f"more than the {self._most} bytes of a client's half at cut {request.cut}")
-        self._due = max(self._due, time.monotonic() + self._settings.heartbeat_interval)
         if len(self._frames) < frame.parts:
             return
         answer = join([self._frames[part] for part in range(frame.parts)], AveragedHalf)
         if (answer.round, answer.cut) != (request.round, request.cut):
             raise TensorError(f"the half after round {answer.round} at cut {answer.cut}, not {request.round} at cut {request.cut}")
         self._found, self._frames = unpack(answer.half), {}
+
+    def _say_refused(self, reason: str) -> None:
+        self._emit(MessageRefused(queue=self._replies.name, reason=reason))

@@ -287,6 +287,8 @@ class ClientWorker:
         target = self._heard.target or message
         if went_back:
             self._training.aligned = 0
+            if self._averaged is not None:
+                self._averaged.forget()
             self._scores = {scored: score for scored, score in self._scores.items() if scored <= target.closed}
         self._publisher.now_durable((target.durable_round, target.durable_sequence))
         self._publisher.now_durable((target.closed + 1, 0))

@@ -163,6 +163,16 @@ def test_answers_that_come_twice_and_late(way: Way) -> None:
     assert not way.said
 
 
+def test_a_run_that_went_back_is_asked_anew(way: Way) -> None:
+    given(way)
+    way.client.after(1, 1, 2)
+    state = ClientHalf(small(), 2, experiment().training).state()
+    way.send(*way.frames(state)[:-1])
+    assert way.here.handle_until(lambda: way.control.depth(way.replies) == 0, PATIENCE)
+    way.client.forget()
+    assert value_of(way.after(1, lambda: (way.send(way.frames(state)[-1]), way.coordinate())[1]), "layer1") == 3.0
+
+
 def test_parts_under_another_limit_replace_those_before(way: Way) -> None:
     way.client.after(1, 1, 2)
     state = ClientHalf(small(), 2, experiment().training).state()

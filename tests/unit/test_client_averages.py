@@ -5,6 +5,7 @@ import torch
 
 from coordinator.client_averages import half_state
 from coordinator.errors import DamagedDocument
+from coordinator.needs import Needs, compute_needs
 from coordinator.rounds import Rounds
 from coordinator.store.interface import Lease
 from coordinator.store.ledger import Kept, Ledger
@@ -178,6 +179,21 @@ def test_after_the_last_round_every_client_has_its_averaged_half() -> None:
     untrained = unpack(run.ledger.store.get_blob(version.halves["c"]))
     assert untrained["layer1.1.weight"].unique().item() == 1.5
     assert {tensor.unique().item() for name, tensor in untrained.items() if name.startswith("exit.")} == {6.0}
+
+
+def test_what_halves_need_of_store_and_broker() -> None:
+    first, second, head = 4 * 132, 4 * (156 + 48) + 8, 4 * 65  # bytes, of halves at cuts 1, 2 and 1
+    given = 3 * first + second + 3 * head
+    means, final = first + second + 2 * head, 2 * first + second + 2 * head
+    for state, copies in (("keep", 3), ("reset", 1)):
+        server, halves = (needs(state, average) for average in ("server", "all"))
+        assert (halves.store or 0) - (server.store or 0) == copies * given + 2 * means + final
+        assert (halves.broker or 0) - (server.broker or 0) == 2 * given
+
+
+def needs(optimizer_state: str, average: str) -> Needs:
+    training = experiment().training.model_copy(update={"optimizer_state": optimizer_state, "average": average})
+    return compute_needs(experiment().model_copy(update={"training": training}), network(), 100)
 
 
 @pytest.mark.parametrize("wrong", WRONG)
