@@ -1,6 +1,7 @@
 """The way of an averaged half from the store to a client that asks for it: in parts, again, late, and hostile."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -23,6 +24,7 @@ from learning.settings import ModelSettings
 from learning.tensors import State, pack
 from tests.fuzz.sitting import experiment
 from tests.fuzz.sitting import network as small
+from tests.hostile import Hostile, check_line
 from tests.unit.test_client_averages import Run
 from tests.unit.test_halves import CUT, DRAW, changed, everything, images, settings
 from workers.averaged_halves import AveragedHalves
@@ -31,6 +33,7 @@ from workers.link import Link
 from workers.run_settings import RunSettings
 
 PATIENCE = 10.0
+MUTATIONS = 400
 LIMIT = 1024  # bytes of a message; a half has some more
 
 
@@ -204,6 +207,30 @@ def test_an_answer_that_is_none_is_refused_in_a_line_and_asked_for_again(wrong: 
     assert value_of(way.after(1, way.coordinate), "layer1") == 3.0
     reasons = [event.reason for event in way.said if isinstance(event, MessageRefused)]
     assert all("\n" not in reason and len(reason) < 600 for reason in reasons)
+
+
+def test_changed_answers_are_refused_in_a_line_or_fit() -> None:
+    way, hostile, half = Way(interval=3600.0), Hostile("averaged halves"), ClientHalf(small(), 2, experiment().training)
+    outcomes: Counter[str] = Counter()
+    for number in range(1, MUTATIONS + 1):
+        way.client.forget()
+        way.client.after(1, 1, 2)
+        (frame,) = codec.split(AveragedHalf(round=1, cut=2, half=pack(half.state())), "a", 1, 1, number, 2**20)
+        way.send(hostile.data(frame))
+        way.here.handle(PATIENCE)
+        found = way.client.after(1, 1, 2)
+        try:
+            half.load_modules(found or {})
+            outcomes["loaded" if found else "none"] += 1
+        except TensorError as error:
+            check_line(error, "averaged half: ")
+            outcomes["does not fit"] += 1
+    way.link.close()
+    refused = [event.reason for event in way.said if isinstance(event, MessageRefused)]
+    assert all(reason.isprintable() and len(reason) < 600 for reason in refused)
+    assert outcomes.keys() == {"loaded", "none", "does not fit"}, outcomes
+    assert len(refused) > MUTATIONS // 10
+    assert all(bool(tensor.isfinite().all()) for tensor in half.state().values())
 
 
 def test_one_that_does_not_fit_is_not_asked_for_at_once() -> None:
