@@ -2,7 +2,7 @@
 
 import json as json_module
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -145,7 +145,7 @@ def _found(request: Request, done: Sequence[Done], title: str, odd: Sequence[str
     return wire(done, title, odd) if request.experiment == "wire" else accuracies(done, title, odd)
 
 
-def _results(request: Request, done: Sequence[Done], found: dict[str, object], odd: Sequence[str]) -> dict[str, object]:
+def _results(request: Request, done: Sequence[Done], found: Mapping[str, object], odd: Sequence[str]) -> dict[str, object]:
     return {
         "experiment": request.experiment,
         "command": request.command,

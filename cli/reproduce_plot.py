@@ -4,6 +4,7 @@ import io
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
@@ -35,7 +36,7 @@ def plot(series: Sequence[Series], cuts: Sequence[int], title: str) -> bytes:
         at = [group - 0.4 + (place + 0.5) * width for group in range(len(cuts))]
         means = [figure.mean for figure in one.figures]
         color = _color(one)
-        style = {"facecolor": "white", "edgecolor": color, "hatch": "////"} if one.hatched else {"color": color}
+        style: dict[str, Any] = {"facecolor": "white", "edgecolor": color, "hatch": "////"} if one.hatched else {"color": color}
         axes.bar(at, means, width * 0.88, yerr=_deviations(one.figures), capsize=2, label=one.name, **style)
     axes.set_xticks(range(len(cuts)), [str(cut) for cut in cuts])
     axes.set_xlabel("cut (number of layers on the client)")

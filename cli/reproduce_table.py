@@ -25,7 +25,7 @@ class Found:
 
     grids: list[Grid]
     under: list[str]
-    data: dict[str, object]
+    data: Mapping[str, object]
     picture: bytes
 
 
