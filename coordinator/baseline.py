@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from broker.events import Emit, NetworkStep, RoundClosed, RoundOpened, RunStarted
-from coordinator.baseline_results import BaselineResults
+from coordinator.baseline_results import ALL, BaselineResults, cuts_of
 from coordinator.baseline_state import BaselineState, ClosedRound, Trained
 from coordinator.errors import StoreError
 from coordinator.experiment import Experiment
@@ -21,7 +21,6 @@ from learning.errors import LearningError, TensorError
 from learning.halves import ServerHalf, Step
 from learning.layers import Network
 
-ALL = "all"  # the one network of centralized: its batches are drawn as those of a client of this name
 _BATCH = 100  # test samples at once
 
 
@@ -96,7 +95,11 @@ class Baseline:
         trained = {name: self._trained(name, round) or self._train(name, round) for name in self._parts}
         tallies = sum((one.tallies for one in trained.values()), Tallies())
         accuracy = {name: one.right / one.tested for name, one in trained.items() if one.tested}
-        closed = ClosedRound(round=round, seconds=sum(one.seconds for one in trained.values()), tallies=tallies, accuracy=accuracy)
+        by_cut: dict[str, Tallies] = {}
+        for name, cut in cuts_of(self._experiment).items():
+            by_cut[cut] = by_cut.get(cut, Tallies()) + trained[name].tallies
+        seconds = sum(one.seconds for one in trained.values())
+        closed = ClosedRound(round=round, seconds=seconds, tallies=tallies, by_cut=by_cut, accuracy=accuracy)
         self._state.close_round(closed)
         self._emit(
             RoundClosed(

@@ -13,6 +13,14 @@ from coordinator.store.records import RunRecord, Tallies
 from learning.tensors import State, fingerprint
 
 WHERE = "network"  # accuracy is that of whole networks, at their end
+ALL = "all"  # the one network of centralized: its batches are drawn as those of a client of this name
+
+
+def cuts_of(experiment: Experiment) -> dict[str, str]:
+    """Return the cut under which each network's figures are told, lowest first; "all" of one for all clients."""
+    if experiment.training.strategy == "centralized":
+        return {ALL: ALL}
+    return {entry.id: str(entry.cut) for entry in sorted(experiment.clients.roster(), key=lambda entry: entry.cut)}
 
 
 class BaselineResults:
@@ -37,6 +45,7 @@ class BaselineResults:
             "streams": None,
             "client_loss": None,
             "server_loss": tallies.server_loss,
+            "loss_by_cut": {cut: {WHERE: of.server_loss} for cut, of in closed.by_cut.items()},
             "server_train_accuracy": tallies.correct / tallies.samples if tallies.samples else None,
             "accuracy": accuracy,
             "bytes": None,
@@ -71,8 +80,7 @@ class BaselineResults:
             yield f"network-{name}", state
 
     def _by_cut(self, closed: ClosedRound) -> Accuracy:
-        by_cut = {name: str(cut) for name, cut in sorted(self._cuts.items(), key=lambda item: item[1])}
-        return mean_by(self._by_network(closed), by_cut or {name: name for name in closed.accuracy})
+        return mean_by(self._by_network(closed), cuts_of(self._experiment))
 
     def _by_network(self, closed: ClosedRound) -> Accuracy:
         return {name: {WHERE: share} for name, share in closed.accuracy.items()}

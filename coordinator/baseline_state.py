@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from pydantic import ConfigDict, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from broker.codec import first_fault
 from broker.messages import Count, Positive
@@ -35,6 +35,7 @@ class ClosedRound(Record):
     round: Positive
     seconds: float
     tallies: Tallies
+    by_cut: dict[str, Tallies] = Field(default_factory=dict)  # the same for each cut; "all": of one network for all clients
     accuracy: dict[str, float]
 
 

@@ -84,6 +84,7 @@ class Results:
             "streams": len(record.streams),
             "client_loss": tallies.client_loss,
             "server_loss": tallies.server_loss,
+            "loss_by_cut": {str(cut): {"client": of.client_loss, "server": of.server_loss} for cut, of in record.by_cut.items()},
             "server_train_accuracy": tallies.correct / tallies.samples if tallies.samples else None,
             "accuracy": accuracy,
             "bytes": tallies.bytes,

@@ -27,6 +27,7 @@ from coordinator.store.records import (
     round_key,
     round_of,
     stream_key,
+    tallies_by_cut,
     version_key,
 )
 from learning.averaging import Trained, layer_weight, weighted_mean
@@ -95,7 +96,8 @@ class Rounds:
         seconds = time.time() - kept.record.opened_at
         gone = {departure.client for departure in roster.record.departures if departure.round == number}
         closings = [stream.closing(client) for stream in frozen for client in stream.clients if client in gone]
-        changes = {"phase": "closed", "tallies": tallies, "seconds": seconds, "closings": closings}
+        by_cut = tallies_by_cut(frozen)
+        changes = {"phase": "closed", "tallies": tallies, "by_cut": by_cut, "seconds": seconds, "closings": closings}
         closed = kept.record.model_copy(update=changes)
         version = self._version(number, previous.record, frozen, roster.record)
         outdated = self.ledger.version(number - 2) if number >= 2 else None

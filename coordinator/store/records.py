@@ -13,6 +13,7 @@
 
 import math
 import re
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -211,6 +212,7 @@ class RoundRecord(Record):
     opened_at: Time  # by the coordinator's clock
     seconds: float = 0.0  # from opened to closed
     tallies: Tallies = Tallies()
+    by_cut: dict[Size, Tallies] = {}  # the same, of the clients of each cut
     closings: list[Closing] = []
 
     def plan_of(self, client: str) -> StreamPlan | None:
@@ -288,6 +290,15 @@ class StreamRecord(Record):
     def tallies(self) -> Tallies:
         """Return the sum over its clients."""
         return sum((client.tallies for client in self.clients.values()), Tallies())
+
+
+def tallies_by_cut(streams: Iterable[StreamRecord]) -> dict[int, Tallies]:
+    """Return the sums over the clients of each cut, lowest cut first."""
+    found: dict[int, Tallies] = {}
+    for stream in streams:
+        for client in stream.clients.values():
+            found[client.cut] = found.get(client.cut, Tallies()) + client.tallies
+    return dict(sorted(found.items()))
 
 
 class VersionRecord(Record):

@@ -14,6 +14,7 @@ from torch import nn
 from broker.events import Event, NetworkStep, RoundClosed, ignore
 from cli.embedded import train_baseline
 from cli.prepare import prepare
+from coordinator.baseline_state import BaselineState
 from coordinator.errors import RunConflict, StoreError
 from coordinator.experiment import Experiment
 from learning.data import ClientData, evaluation_batches, load_dataset
@@ -105,6 +106,31 @@ def test_centralized_is_one_client_alone_with_all_data(baseline: Baseline) -> No
     whole = baseline("centralized")
     assert summary(one)["parameters_sha256"] == summary(whole)["parameters_sha256"]
     assert summary(one)["accuracy"]["4"] == summary(whole)["accuracy"]["all"]
+
+
+def test_its_loss_is_told_by_cut(baseline: Baseline) -> None:
+    assert all(one["loss_by_cut"] == {"all": {"network": one["server_loss"]}} for one in lines_of(baseline("centralized")))
+    output = baseline("alone", "clients.cuts=[5,3]")
+    state = BaselineState(output / "state", "tiny", summary(output)["fingerprint"])
+    last = {f"client-0{number}": state.trained(f"client-0{number}") for number in (1, 2, 3)}
+    state.close()
+    five = last["client-01"].tallies + last["client-02"].tallies
+    expected = {"3": {"network": last["client-03"].tallies.server_loss}, "5": {"network": five.server_loss}}
+    assert lines_of(output)[-1]["loss_by_cut"] == expected
+    assert expected["3"] != expected["5"]
+
+
+def test_rounds_closed_before_loss_was_kept_by_cut_go_on(tmp_path: Path) -> None:
+    prepared, output = prepare(experiment_of(tmp_path, "centralized")), tmp_path / "output"
+    with pytest.raises(KeyboardInterrupt):
+        train_baseline(prepared, output, Interrupt(between_rounds))
+    path = output / "state" / "rounds.json"
+    document = json.loads(path.read_text())
+    for closed in document["rounds"]:
+        del closed["by_cut"]
+    path.write_text(json.dumps(document))
+    train_baseline(prepared, output, ignore)
+    assert [list(one["loss_by_cut"]) for one in lines_of(output)] == [[], [], ["all"]]
 
 
 def test_the_roster_does_not_matter_to_centralized(baseline: Baseline) -> None:

@@ -58,7 +58,7 @@ RECORDS: list[Record] = [
     Roster(clients={"a": CLIENT}, departures=[DEPARTURE]),
     RoundRecord(
         round=ROUND, streams=PLANS, frozen=["a"], opened_at=1.7e9, seconds=2.5, tallies=TALLIES,
-        closings=[Closing(client="a", incarnation=1, batches=3, discarded=False)],
+        by_cut={3: TALLIES}, closings=[Closing(client="a", incarnation=1, batches=3, discarded=False)],
     ),
     StreamRecord(
         round=ROUND, stream="a", worker="w", clients={"a": PROGRESS}, layers=LAYERS, optimizer=REF, halves={"a": REF},
@@ -109,7 +109,8 @@ def use(record: object) -> None:
         for departure in record.departures:
             datetime.fromtimestamp(departure.at, UTC)
     if isinstance(record, RoundRecord):
-        assert (record.tallies + record.tallies).server_loss is None or record.tallies.samples
+        for tallies in (record.tallies, *record.by_cut.values()):
+            assert (tallies + tallies).server_loss is None or tallies.samples
         assert all(plan.clients for plan in record.streams)
     if isinstance(record, StreamRecord):
         assert record.tallies().client_loss is None or record.tallies().client_samples
@@ -175,6 +176,19 @@ def test_a_stream_that_cannot_be(change: dict[str, object]) -> None:
     record = RECORDS[4].model_copy(update=change)
     tree = record.model_dump(mode="json")
     assert read(RECORDS[4], json.dumps(tree, default=str).encode()) is None
+
+
+@pytest.mark.parametrize("cuts", [
+    {"0": {}}, {"x": {}}, {str(2**31): {}}, {"3": {"loss_sum": 1e999}}, {"3": {"samples": 10**30}}, {"3": {"other": 1}}, [],
+], ids=str)  # fmt: skip
+def test_a_round_of_cuts_that_cannot_be(cuts: object) -> None:
+    assert read(RECORDS[3], json.dumps(RECORDS[3].model_dump(mode="json") | {"by_cut": cuts}).encode()) is None
+
+
+def test_a_round_from_before_sums_were_kept_by_cut_is_read() -> None:
+    document = RECORDS[3].model_dump(mode="json")
+    del document["by_cut"]
+    assert read(RECORDS[3], json.dumps(document).encode()) == RECORDS[3].model_copy(update={"by_cut": {}})
 
 
 @pytest.mark.parametrize("change", [

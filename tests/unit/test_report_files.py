@@ -2,11 +2,13 @@
 
 import csv
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from broker.events import BatchTrained, Event, FeaturesPublished
 from cli.embedded import train_embedded
 from cli.errors import report_errors
 from cli.prepare import prepare
@@ -31,11 +33,23 @@ def fails(folder: Path) -> str:
     return said
 
 
+class Hearing(Display):
+    """A display that remembers what it was told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard: list[Event] = []
+
+    def __call__(self, event: Event) -> None:
+        self.heard.append(event)
+        super().__call__(event)
+
+
 def test_a_trained_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    small = ("model.width=4", "data.image_size=8", "data.train_limit=120", "clients.count=2", "clients.cuts=[3,5]")
+    small = ("model.width=4", "data.image_size=8", "data.train_limit=120", "clients.count=3", "clients.cuts=[3,5]")
     short = ("training.rounds=2", "training.evaluate_every=1", "data.test_limit=50")
-    with Display() as display:
-        train_embedded(prepare(load_experiment(None, [*small, *short], {})), tmp_path / "run", 1, display)
+    with Hearing() as hearing:
+        train_embedded(prepare(load_experiment(None, [*small, *short], {})), tmp_path / "run", 1, hearing)
     output = tmp_path / "page.html"
     report(runs=[tmp_path / "run"], output=output, figures=tmp_path / "figures")
     written = [json.loads(text) for text in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -44,6 +58,14 @@ def test_a_trained_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
         for where, label in (("client", "clients' exits"), ("server", "servers")):
             expected = [100 * found["accuracy"][cut][where] for found in written]
             assert [y for _, y in panel[label]] == pytest.approx(expected, abs=0.3)
+    losses = drawn(figure(output.read_text(), "loss"))
+    members = {"3": {"client-01", "client-02"}, "5": {"client-03"}}
+    for cut, panel in zip(members, losses, strict=True):
+        for where, label, kind in (("client", "clients' exits", FeaturesPublished), ("server", "servers", BatchTrained)):
+            steps = [event for event in hearing.heard if isinstance(event, kind) and event.client in members[cut]]
+            expected = [_mean_loss(step for step in steps if step.round == number) for number in (1, 2)]
+            assert [found["loss_by_cut"][cut][where] for found in written] == pytest.approx(expected)
+            assert [y for _, y in panel[label]] == pytest.approx(expected, abs=0.01)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["parameters_sha256"] in output.read_text()
     said = capsys.readouterr().out
@@ -51,6 +73,11 @@ def test_a_trained_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {
         f"{name}.{kind}" for name in ("accuracy", "loss", "throughput", "bytes", "clients") for kind in ("png", "csv")
     }
+
+
+def _mean_loss(steps: Iterable[Any]) -> float:
+    weighted = [(step.loss * step.samples, step.samples) for step in steps]
+    return sum(loss for loss, _ in weighted) / sum(samples for _, samples in weighted)
 
 
 def test_figures_for_papers_have_the_numbers_of_the_files(tmp_path: Path) -> None:
