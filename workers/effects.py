@@ -16,8 +16,8 @@ from workers.caution import Caution
 from workers.checkpoints import Checkpoints
 from workers.context import WorkerContext
 from workers.features import next_digest
-from workers.intake import Taken
 from workers.lane import Lane
+from workers.parked import Taken
 from workers.position import Position
 
 

@@ -1,7 +1,7 @@
 """One client's queue in one round: puts deliveries in order and holds each until its effect is durable."""
 
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Protocol
 
 from broker.codec import MAX_FRAMES, decode
@@ -9,6 +9,7 @@ from broker.errors import MalformedMessage
 from broker.messages import Frame
 from broker.transport import Delivery, Reopened, Subscription
 from coordinator.store.records import StreamClient
+from workers.parked import Parked, Taken
 from workers.run_settings import Bounds
 
 
@@ -26,29 +27,6 @@ class Refuse(Protocol):
 
     def again(self, intake: "Intake", delivery: Delivery, frame: Frame, /) -> bool:
         """Take a sequence that comes again, before it is settled; return whether it is of use, else it is a duplicate."""
-
-
-@dataclass
-class _Parked:
-    """The deliveries of one sequence that have arrived, by part; the number of parts is the first one's."""
-
-    parts: int
-    deliveries: dict[int, Delivery] = field(default_factory=dict)
-    size: int = 0  # bytes of them
-    copies: list[Delivery] = field(default_factory=list)  # sent twice; dead letters too, if the sequence is refused
-    fault: str = ""  # why it was refused when it arrived, before its turn,
-    faulty: set[int] = field(default_factory=set)  # and the parts that were
-
-
-@dataclass(frozen=True)
-class Taken:
-    """A sequence whose turn it is: its frames, in order, their deliveries and copies; or why it was refused when it arrived."""
-
-    sequence: int
-    frames: list[Frame]
-    deliveries: list[Delivery]
-    copies: list[Delivery]
-    fault: str = ""
 
 
 class Intake:
@@ -80,7 +58,7 @@ class Intake:
         self._later_large: dict[tuple[int, int, int], set[int]] = {}  # and the one of a later round, with its parts that are here
         self._unplaced = 0  # deliveries refused and not acknowledged yet
         self._later: list[Delivery] = []  # of later rounds and incarnations
-        self._parked: dict[int, _Parked] = {}
+        self._parked: dict[int, Parked] = {}
         self._held: dict[int, list[Delivery]] = {}  # by sequence: what is not acknowledged yet; without bodies, which are parked
         self._bytes: dict[int, int] = {}  # by sequence: of what has had its effect
         self._blocked: Counter[int] = Counter()  # by sequence: dead letters that are not safe yet
@@ -252,14 +230,14 @@ class Intake:
             self._repeat(delivery, frame)
             return
         self._held.setdefault(frame.sequence, []).append(_emptied(delivery))
-        parked = self._parked.setdefault(frame.sequence, _Parked(frame.parts))
+        parked = self._parked.setdefault(frame.sequence, Parked(frame.parts))
         if parked.fault:
             self._duplicates += frame.part in parked.faulty
             parked.faulty.add(frame.part)
             self._refuse.placed(self, delivery, frame, parked.fault)
             return
         if frame.parts != parked.parts and len(parked.deliveries) < parked.parts:  # sent again under another message limit
-            parked = self._parked[frame.sequence] = _Parked(frame.parts, copies=self._copies(parked))
+            parked = self._parked[frame.sequence] = Parked(frame.parts, copies=self._copies(parked))
         if frame.part in parked.deliveries or frame.parts != parked.parts:
             self._duplicates += 1
             parked.copies = self._copies(parked, delivery)
@@ -283,7 +261,7 @@ class Intake:
         self._duplicates += not self._refuse.again(self, delivery, frame)
         self.settle(self._durable)
 
-    def _fits(self, size: int, sequence: int, parked: _Parked) -> bool:
+    def _fits(self, size: int, sequence: int, parked: Parked) -> bool:
         """Return whether a delivery may be held until its turn comes: as a batch, or as the one message that may be larger."""
         whole = parked.size + size
         if size <= self._bounds.frame and whole <= self._bounds.batch:
@@ -292,7 +270,7 @@ class Intake:
             self._large = sequence
         return sequence == self._large and whole <= self._bounds.marker
 
-    def _copies(self, parked: _Parked, *more: Delivery) -> list[Delivery]:
+    def _copies(self, parked: Parked, *more: Delivery) -> list[Delivery]:
         """Return the copies of a sequence with more of them; of what is larger than a batch none is kept."""
         found = more or parked.deliveries.values()
         return [*parked.copies, *(delivery for delivery in found if len(delivery.body) <= self._bounds.frame)]

@@ -12,7 +12,8 @@ from broker.messages import Frame
 from broker.transport import Delivery
 from coordinator.store.records import StreamClient, StreamRecord
 from learning.errors import TensorError
-from workers.intake import Intake, Taken
+from workers.intake import Intake
+from workers.parked import Taken
 from workers.position import Position
 
 
