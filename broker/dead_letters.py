@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from broker import topology
 from broker.codec import encode
 from broker.crash_points import Between, crash_point
-from broker.events import Emit, MessageRefused
+from broker.events import Emit, MessageRefused, RefusalKind
 from broker.mailbox import Mailbox
 from broker.messages import DeadLetter, Frame
 from broker.settings import MIB
@@ -43,7 +43,14 @@ class DeadLetters:
         self._failed: deque[tuple[float, _Letter]] = deque()  # with the time of the next try, in order
         self.pending = 0  # letters that the broker does not have yet
 
-    def refuse(self, delivery: Delivery, frame: Frame | None, reason: str, safe: Callable[[], None]) -> None:
+    def refuse(
+        self,
+        delivery: Delivery,
+        frame: Frame | None,
+        reason: str,
+        safe: Callable[[], None],
+        kind: RefusalKind = "malformed",
+    ) -> None:
         """Publish a delivery as a dead letter; ``safe`` is called on the role's thread when the broker has it.
 
         The same delivery refused twice gives two letters of one id.
@@ -60,7 +67,7 @@ class DeadLetters:
             size=len(delivery.body),
             body=delivery.body if fits else delivery.body[:BEGINNING_BYTES],
         )
-        self._emit(MessageRefused(queue=delivery.queue, reason=reason))
+        self._emit(MessageRefused(queue=delivery.queue, reason=reason, kind=kind))
         self.pending += 1
         self._publish(_Letter(encode(letter), safe))
         crash_point(Between.LETTER_AND_CONFIRM)

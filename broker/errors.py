@@ -9,6 +9,10 @@ class MalformedMessage(BrokerError):
     """Bytes from a queue are not a message of this protocol; the text says why."""
 
 
+class PoisonedMessage(MalformedMessage):
+    """A message at which too many server workers were lost; the text says how many."""
+
+
 class BrokerUnavailable(BrokerError):
     """The broker cannot be reached; worth another try."""
 

@@ -1,7 +1,14 @@
 """What roles say about their work. Listeners (progress, metrics files, exporters) are wired by the command line."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
+
+Role = Literal["coordinator", "server", "client"]
+# of no message of the run, or larger than any; of one that has no place there; of what does not fit the run; of a killer of workers
+RefusalKind = Literal["malformed", "misplaced", "unfit", "poison"]
+DropoutKind = Literal["silent", "overdue", "replaced"]
+Awaited = Literal["broker", "servers", "round", "client", "stream"]  # the first three by clients, the others by server workers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +51,23 @@ class ClientDropped(Event):
     client: str
     round: int
     reason: str
+    kind: DropoutKind
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientsCounted(Event):
+    """How many clients are in which state, where that has changed."""
+
+    states: Mapping[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientReported(Event):
+    """A coordinator has heard what a client has counted since its last heartbeat, by field of ``ClientCounts``."""
+
+    client: str
+    cut: int
+    counts: Mapping[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +137,7 @@ class StreamClaimed(Event):
     stream: str
     epoch: int
     trained: int  # batches already durable
+    again: bool  # a worker has had it in this round, or was lost with it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,8 +147,11 @@ class BatchTrained(Event):
     round: int
     stream: str
     client: str
+    cut: int
     sequence: int
     samples: int
+    correct: int
+    bytes: int  # of features and labels, as they came
     loss: float
     seconds: float
 
@@ -148,6 +176,7 @@ class CheckpointSaved(Event):
     stream: str
     bytes: int
     seconds: float
+    commits: bool  # it is the stream's last
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,6 +215,24 @@ class MessageRefused(Event):
 
     queue: str
     reason: str
+    kind: RefusalKind
+
+
+@dataclass(frozen=True, kw_only=True)
+class DuplicatesDropped(Event):
+    """A worker has recognised messages of a client that came again."""
+
+    client: str
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class GapFound(Event):
+    """A client's messages are here, but not the one that is next: it is asked for again."""
+
+    client: str
+    round: int
+    sequence: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,12 +240,43 @@ class FeaturesPublished(Event):
     """A client half has made one step and its features are on their way."""
 
     client: str
+    cut: int
     round: int
     sequence: int
     samples: int
+    correct: int  # by its exit
     bytes: int
+    raw_bytes: int  # as float32 features and int64 labels
     loss: float
     clamped: int  # values beyond the wire dtype's range
+    seconds: float  # of the step
+    window: float  # share of transport.run_ahead_bytes that is published and not durable
+
+
+@dataclass(frozen=True, kw_only=True)
+class Acknowledged(Event):
+    """The broker has confirmed messages of a client, or a server has said that they are durable."""
+
+    client: str
+    by: Literal["broker", "server"]
+    messages: int
+    seconds: float  # since each was published, summed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Waited(Event):
+    """A role had nothing to do but to wait; a long wait is told in pieces."""
+
+    role: str
+    awaited: Awaited
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconnected(Event):
+    """A role's consumer has a new channel to the broker, after the one before was lost."""
+
+    role: Role
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,6 +295,15 @@ class InferenceLate(Event):
 
     worker: str
     client: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceFinished(Event):
+    """A batch of samples has its answers at an inference client."""
+
+    client: str
+    where: Mapping[str, int]  # samples by who answered: "client", "server" or "degraded"
+    seconds: float  # from its first layer to its last answer
 
 
 Emit = Callable[[Event], None]

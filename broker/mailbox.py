@@ -15,6 +15,7 @@ class Mailbox:
 
     def __init__(self) -> None:
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self.turned = time.monotonic()  # when the role's loop last turned
 
     def post(self, call: Callable[[], None]) -> None:
         """Have a call made by the role's thread; may be called from any thread."""
@@ -24,11 +25,16 @@ class Mailbox:
         """Return a transport's sink that hands everything to a handler on the role's thread."""
         return lambda item: self._calls.put(lambda: handler(item))
 
+    def turn(self) -> None:
+        """The role's loop turns, where it does not handle what is here."""
+        self.turned = time.monotonic()
+
     def handle(self, timeout: float) -> None:
         """Make the calls that are waiting now; if there are none, wait up to timeout seconds for one.
 
         What comes meanwhile waits for the next time: however fast messages come, the role's loop turns.
         """
+        self.turn()
         waiting = self._calls.qsize()
         try:
             call = self._calls.get(timeout=timeout) if timeout > 0 else self._calls.get_nowait()

@@ -5,6 +5,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from broker.client_counts import ClientCounts
+
 ITEM_SIZES = {"float32": 4, "float16": 2, "bfloat16": 2, "uint8": 1, "int64": 8}
 SCALE_BYTES = 8  # float32 lowest value and step of a channel, which uint8 values have in front
 MOST_NAME = 200  # characters
@@ -136,6 +138,7 @@ class Heartbeat(Message):
     loss: Loss  # mean local loss of the round so far
     scores: Annotated[tuple[Score, ...], Field(max_length=1000, strict=False)]  # not yet recorded
     number: Count = 0  # of this heartbeat, counted by its process
+    counts: ClientCounts | None = None  # by its process since it started; for metrics alone
 
 
 class Notice(Message):

@@ -2,12 +2,13 @@
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from broker.events import Emit
+from broker.events import Emit, Event
 from broker.memory import MemoryBroker, MemoryTransport
 from cli.prepare import Prepared, say_needs
 from coordinator.baseline import Baseline, parts_of
@@ -17,6 +18,7 @@ from coordinator.store.ledger import Ledger
 from coordinator.store.memory import MemoryStore
 from learning.strategies import is_split
 from monitoring.display import Display
+from monitoring.exporter import Health
 from workers.client import ClientWorker
 from workers.client_data import LocalNames, open_data
 from workers.client_state import ClientState
@@ -26,14 +28,18 @@ from workers.server import ServerWorker
 Role = Coordinator | ServerWorker | ClientWorker
 
 
-def train_embedded(prepared: Prepared, output: Path, servers: int, display: Display) -> None:
+def train_embedded(
+    prepared: Prepared, output: Path, servers: int, display: Display, emit: Emit | None = None, health: Health | None = None
+) -> None:
     """Run coordinator, server workers and clients as threads until the run is finished.
 
     A run that was interrupted goes on after its last completed round. Raises what the first failing role raised. A baseline has
-    no roles: its networks are trained one after another, on this thread.
+    no roles: its networks are trained one after another, on this thread. emit: hears the roles' events, the display if None.
+    health: told what to watch.
     """
+    emit = emit or display
     if not is_split(prepared.experiment.training):
-        train_baseline(prepared, output, display)
+        train_baseline(prepared, output, emit, health)
         return
     state = output / "state"
     store = MemoryStore(state / "store")
@@ -41,22 +47,33 @@ def train_embedded(prepared: Prepared, output: Path, servers: int, display: Disp
     try:
         say_needs(prepared, store, display.say)
         if Ledger(store).state().record.phase == "finished":
-            leader(prepared, output, store, MemoryBroker(), display).run()
+            leader(prepared, output, store, MemoryBroker(), emit).run()
             return
-        start_roles(roles, prepared, output, store, servers, display, state / "clients")
+        start_roles(roles, prepared, output, store, servers, emit, state / "clients")
+        if health is not None:
+            health.watch(roles.turned, {})
         roles.wait()
     finally:
         roles.stop()
         store.close()
 
 
-def train_baseline(prepared: Prepared, output: Path, emit: Emit) -> None:
+def train_baseline(prepared: Prepared, output: Path, emit: Emit, health: Health | None = None) -> None:
     """Train the whole networks of a baseline. An interrupted one goes on. Raises LearningError or CoordinatorError."""
     torch.set_num_threads(1)
+    turned = time.monotonic()
+
+    def turning(event: Event) -> None:
+        nonlocal turned
+        turned = time.monotonic()
+        emit(event)
+
+    if health is not None:
+        health.watch(lambda: turned, {})
     experiment, record = prepared.experiment, prepared.record
     settings = RunSettings.from_json(record.experiment)
     dataset, parts = open_data(settings, parts_of(experiment), record.sample_shape, record.classes)
-    Baseline(experiment, record, prepared.network, dataset, parts, output, emit).run()
+    Baseline(experiment, record, prepared.network, dataset, parts, output, turning).run()
 
 
 def start_roles(
@@ -110,6 +127,10 @@ class Roles:
             raise self._error
         for thread, _ in self._running:
             thread.join(timeout=30)
+
+    def turned(self) -> float:
+        """Return when that role last turned which has not for the longest time, of those that still run."""
+        return min((role.turned for thread, role in self._running if thread.is_alive()), default=time.monotonic())
 
     def stop(self) -> None:
         """Ask all roles to stop and wait for them."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from broker.errors import BrokerError
 from coordinator.errors import CoordinatorError
 from learning.errors import LearningError
-from monitoring.errors import ReportError
+from monitoring.errors import MonitoringError
 
 DEBUG = "SPLITEE_DEBUG"
 _INTERRUPTED = 130  # as a shell reports SIGINT
@@ -24,7 +24,7 @@ def report_errors(program: Callable[[], object]) -> None:
     """
     try:
         program()
-    except (LearningError, BrokerError, CoordinatorError, ReportError, CommandError) as error:
+    except (LearningError, BrokerError, CoordinatorError, MonitoringError, CommandError) as error:
         if is_debugging():
             raise
         sys.exit(f"splitee: {' '.join(str(error).split())}")

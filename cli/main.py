@@ -41,7 +41,20 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Ids = Annotated[list[str] | None, typer.Argument(metavar="ID...", help="Dead letters, by the beginning of their ids.")]
 All = Annotated[bool, typer.Option("--all", help="All dead letters of the run.")]
 Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="Only a seeded random N of the test split's samples.")]
+MetricsPort = Annotated[
+    int | None,
+    typer.Option(
+        min=0, max=65535, metavar="PORT", envvar="SPLITEE_METRICS_PORT", help="Serve /metrics and /healthz here; 0: any free port."
+    ),
+]
+MetricsAddress = Annotated[
+    str, typer.Option(metavar="ADDRESS", envvar="SPLITEE_METRICS_ADDRESS", help="Address of the metrics port; 0.0.0.0: all.")
+]
+MetricsByClient = Annotated[
+    bool, typer.Option("--metrics-by-client", help="Label what clients count with their ids: a series for each.")
+]
 Quick = Annotated[bool, typer.Option("--quick", help="Tiny sizes: shows that it works, measures nothing.")]
+LOOPBACK = "127.0.0.1"
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
@@ -53,25 +66,42 @@ def train(
     broker: OptionalBroker = None,
     store: OptionalStore = None,
     servers: Annotated[int | None, typer.Option(min=1, metavar="N", help="Server workers.")] = None,
+    metrics_port: MetricsPort = None,
+    metrics_address: MetricsAddress = LOOPBACK,
+    metrics_by_client: MetricsByClient = False,
 ) -> None:
     """Train with coordinator, clients and server workers in this one process; the baselines need none of them."""
     from coordinator.experiment import load_experiment
 
     experiment = load_experiment(file, overrides or ())
+    from cli.metrics import MetricsAt
     from cli.train import train as run
 
-    run(experiment=experiment, output=output or Path("runs") / experiment.name, broker=broker, store=store, servers=servers)
+    metrics = MetricsAt(metrics_port, metrics_address, metrics_by_client)
+    output = output or Path("runs") / experiment.name
+    run(experiment=experiment, output=output, broker=broker, store=store, servers=servers, metrics=metrics)
 
 
 @app.command()
-def coordinator(file: File, broker: Broker, store: Store, overrides: Overrides = None, output: Output = None) -> None:
+def coordinator(
+    file: File,
+    broker: Broker,
+    store: Store,
+    overrides: Overrides = None,
+    output: Output = None,
+    metrics_port: MetricsPort = None,
+    metrics_address: MetricsAddress = LOOPBACK,
+    metrics_by_client: MetricsByClient = False,
+) -> None:
     """Run the coordinator of a distributed run."""
     from coordinator.experiment import load_experiment
 
     experiment = load_experiment(file, overrides or ())
+    from cli.metrics import MetricsAt
     from cli.roles import coordinator as run
 
-    run(experiment=experiment, output=output or Path("runs") / experiment.name, broker=broker, store=store)
+    metrics = MetricsAt(metrics_port, metrics_address, metrics_by_client)
+    run(experiment=experiment, output=output or Path("runs") / experiment.name, broker=broker, store=store, metrics=metrics)
 
 
 @app.command()
@@ -80,11 +110,14 @@ def server(
     broker: Broker,
     store: Store,
     stay: Annotated[bool, typer.Option("--stay", help="When the run is finished, stay and answer inference.")] = False,
+    metrics_port: MetricsPort = None,
+    metrics_address: MetricsAddress = LOOPBACK,
 ) -> None:
     """Run a server worker."""
+    from cli.metrics import MetricsAt
     from cli.roles import server as serve
 
-    serve(run=run, broker=broker, store=store, stay=stay)
+    serve(run=run, broker=broker, store=store, stay=stay, metrics=MetricsAt(metrics_port, metrics_address))
 
 
 @app.command()
@@ -100,11 +133,15 @@ def client(
     model: Annotated[str | None, typer.Option(metavar="MODULE:FUNCTION", help="Own first layers.")] = None,
     exit: Annotated[str | None, typer.Option(metavar="MODULE:FUNCTION", help="Own early exit.")] = None,
     state: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder that lets this client go on after a restart.")] = None,
+    metrics_port: MetricsPort = None,
+    metrics_address: MetricsAddress = LOOPBACK,
 ) -> None:
     """Run a client: the first layers, on this device's own data."""
+    from cli.metrics import MetricsAt
     from cli.roles import client as take_part
 
-    take_part(run=run, id=id, cut=cut, broker=broker, data=data, model=model, exit=exit, state=state)
+    metrics = MetricsAt(metrics_port, metrics_address)
+    take_part(run=run, id=id, cut=cut, broker=broker, data=data, model=model, exit=exit, state=state, metrics=metrics)
 
 
 @app.command()

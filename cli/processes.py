@@ -11,23 +11,33 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+from broker.events import Emit
 from cli import roles
 from cli.errors import CommandError, report_errors
 from cli.prepare import Prepared
-from monitoring.display import Display
+from monitoring.exporter import Health
 
 GOODBYE_SECONDS = 30.0
 _PRELOADED = ["cli.roles", "coordinator.store.redis", "sklearn.datasets", "sklearn.model_selection"]
 
 
-def train_with_processes(prepared: Prepared, output: Path, broker: str, store: str, servers: int, display: Display) -> None:
+def train_with_processes(
+    prepared: Prepared,
+    output: Path,
+    broker: str,
+    store: str,
+    servers: int,
+    say: Callable[[str], None],
+    emit: Emit,
+    health: Health,
+) -> None:
     """Start all roles against a RabbitMQ and a Redis and lead the run to its end.
 
     Raises CommandError if a role refuses to work. A role that is killed does not end the run: that is for the run to bear.
     """
     experiment = prepared.experiment
     if roles.is_finished(store, experiment.name):
-        roles.lead(prepared, output, broker, store, display)
+        roles.lead(prepared, output, broker, store, say, emit, health)
         return
     children = Children()
     for _ in range(servers):
@@ -46,7 +56,7 @@ def train_with_processes(prepared: Prepared, output: Path, broker: str, store: s
         )
     try:
         with children.watched():
-            roles.lead(prepared, output, broker, store, display)
+            roles.lead(prepared, output, broker, store, say, emit, health)
         if roles.is_finished(store, experiment.name):  # else they were stopped, and would wait
             children.join(GOODBYE_SECONDS)
     finally:

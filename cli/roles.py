@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
@@ -14,14 +15,18 @@ import torch
 
 from broker import events
 from broker.rabbitmq import RabbitTransport
+from broker.transport import Transport
 from cli.embedded import Role
+from cli.metrics import MetricsAt, exported
 from cli.prepare import Prepared, check_has_servers, check_output, prepare, say_needs
 from cli.servers import check_name, check_servers, connect
 from coordinator.coordinator import Coordinator
 from coordinator.experiment import Experiment
+from coordinator.store.interface import Store
 from coordinator.store.ledger import Ledger
 from coordinator.store.open import open_store
 from monitoring.display import Display
+from monitoring.exporter import Health
 from monitoring.lines import line
 from workers.client import ClientWorker
 from workers.client_data import LocalNames
@@ -29,26 +34,31 @@ from workers.client_state import ClientState
 from workers.server import ServerWorker
 
 
-def coordinator(*, experiment: Experiment, output: Path, broker: str, store: str) -> None:
+def coordinator(*, experiment: Experiment, output: Path, broker: str, store: str, metrics: MetricsAt | None = None) -> None:
     """Lead a run until it is finished, showing its progress. Raises ExperimentError for a baseline, which needs no coordinator."""
     check_has_servers(experiment)
-    prepared = prepare(experiment)
-    check_servers(broker, store, experiment.name)
-    check_output(prepared, output)
-    with Display() as display:
-        lead(prepared, output, broker, store, display)
+    display = Display()
+    with exported(metrics, "coordinator", display, display.say) as (emit, health):
+        prepared = prepare(experiment)
+        check_servers(broker, store, experiment.name)
+        check_output(prepared, output)
+        with display:
+            lead(prepared, output, broker, store, display.say, emit, health)
 
 
-def lead(prepared: Prepared, output: Path, broker: str, store: str, display: Display) -> None:
+def lead(
+    prepared: Prepared, output: Path, broker: str, store: str, say: Callable[[str], None], emit: events.Emit, health: Health
+) -> None:
     """Lead a prepared run until it is finished."""
     torch.set_num_threads(1)
     with ExitStack() as stack:
         opened = open_store(store, prepared.record.name)
         stack.callback(opened.close)
-        say_needs(prepared, opened, display.say)
+        say_needs(prepared, opened, say)
         transport = connect(broker, prepared.experiment.transport.amqp_heartbeat)
         stack.callback(transport.close)
-        role = Coordinator(prepared.experiment, prepared.record, prepared.network, opened, transport, output, display)
+        role = Coordinator(prepared.experiment, prepared.record, prepared.network, opened, transport, output, emit)
+        _watch(health, role, [transport], opened)
         run_role(role)
 
 
@@ -61,22 +71,35 @@ def is_finished(store: str, run: str) -> bool:
         opened.close()
 
 
-def server(*, run: str, broker: str, store: str, stay: bool = False, emit: events.Emit | None = None) -> None:
+def server(
+    *,
+    run: str,
+    broker: str,
+    store: str,
+    stay: bool = False,
+    emit: events.Emit | None = None,
+    metrics: MetricsAt | None = None,
+) -> None:
     """Be one worker of a run's pool until the run is finished; stay: until stopped."""
     torch.set_num_threads(1)
     check_name("--run", run)
     with ExitStack() as stack:
+        said, health = stack.enter_context(exported(metrics, "server", emit or log, say))
         opened = open_store(store, run)
         stack.callback(opened.close)
         connect(broker).close()  # what is wrong with the address is said now, not when there is a run
+        transports: list[Transport] = []
 
         def connected(heartbeat: int) -> RabbitTransport:
             transport = connect(broker, heartbeat)
             stack.callback(transport.close)
+            transports.append(transport)
             return transport
 
         name = f"server-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
-        run_role(ServerWorker(name, run, opened, connected, emit or log, stays=stay))
+        role = ServerWorker(name, run, opened, connected, said, stays=stay)
+        _watch(health, role, transports, opened)
+        run_role(role)
 
 
 def client(
@@ -90,19 +113,23 @@ def client(
     exit: str | None = None,
     state: Path | None = None,
     emit: events.Emit | None = None,
+    metrics: MetricsAt | None = None,
 ) -> None:
     """Take part in a run until it is finished."""
     torch.set_num_threads(1)
     check_name("--run", run)
     check_name("--id", id)
     with ExitStack() as stack:
+        said, health = stack.enter_context(exported(metrics, "client", emit or log, say, client=(id, cut)))
         kept = ClientState(state)
         stack.callback(kept.close)
         bulk, control = connect(broker), connect(broker)
         stack.callback(control.close)
         stack.callback(bulk.close)
         names = LocalNames(data=data, model=model, exit=exit)
-        run_role(ClientWorker(run, id, cut, bulk, control, kept, names, emit or log))
+        role = ClientWorker(run, id, cut, bulk, control, kept, names, said)
+        _watch(health, role, [bulk, control])
+        run_role(role)
 
 
 def run_role(role: Role) -> None:
@@ -123,4 +150,17 @@ def log(event: events.Event) -> None:
     """Print an event as a line, with the time."""
     text = line(event)
     if text:
-        print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+        say(text)
+
+
+def say(text: str) -> None:
+    """Print a line, with the time."""
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+def _watch(health: Health, role: Role, transports: list[Transport], store: Store | None = None) -> None:
+    """Let a role's health be known: its loop, its connections, of which some may come later, and its store if it has one."""
+    reachable = {"RabbitMQ": lambda: all(transport.wait_connected(0) for transport in transports)}
+    if store is not None:
+        reachable["Redis"] = lambda: store.reachable
+    health.watch(lambda: role.turned, reachable)

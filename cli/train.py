@@ -9,6 +9,7 @@ from types import FrameType
 from rich.console import Console
 
 from cli.embedded import train_embedded
+from cli.metrics import MetricsAt, exported
 from cli.prepare import check_clients_here, check_has_servers, check_output, prepare
 from coordinator.errors import ExperimentError
 from coordinator.experiment import Experiment
@@ -17,7 +18,15 @@ from monitoring.display import Display, results_table
 SERVERS = 2
 
 
-def train(*, experiment: Experiment, output: Path, broker: str | None, store: str | None, servers: int | None) -> None:
+def train(
+    *,
+    experiment: Experiment,
+    output: Path,
+    broker: str | None,
+    store: str | None,
+    servers: int | None,
+    metrics: MetricsAt | None = None,
+) -> None:
     """Train an experiment and print its results. Raises the package's errors, each one line."""
     if (broker is None) != (store is None):
         given, missing = ("--broker", "--store") if broker else ("--store", "--broker")
@@ -37,12 +46,13 @@ def train(*, experiment: Experiment, output: Path, broker: str | None, store: st
         check_servers(broker, store, experiment.name)
     check_output(prepared, output)
     signal.signal(signal.SIGTERM, _interrupt)
-    with Display() as display:
+    display = Display()
+    with exported(metrics, "coordinator" if broker else "train", display, display.say) as (emit, health), display:
         with suppress(KeyboardInterrupt):  # said below, unless it came when everything was done
             if broker and store:
-                train_with_processes(prepared, output, broker, store, servers or SERVERS, display)
+                train_with_processes(prepared, output, broker, store, servers or SERVERS, display.say, emit, health)
             else:
-                train_embedded(prepared, output, servers or SERVERS, display)
+                train_embedded(prepared, output, servers or SERVERS, display, emit, health)
         if not (output / "summary.json").exists():
             display.say(f"Stopped before its end; the same command goes on after the last completed round, from {output}")
             raise KeyboardInterrupt

@@ -64,6 +64,11 @@ class Coordinator:
         self._stop.set()
         self._mailbox.post(lambda: None)
 
+    @property
+    def turned(self) -> float:
+        """Time of ``time.monotonic`` at which its loop last turned."""
+        return self._mailbox.turned
+
     def run(self) -> None:
         """Lead the run to its end, or stand by while another coordinator does.
 
@@ -75,6 +80,7 @@ class Coordinator:
         keeper = LeaseKeeper(self._ledger)
         try:
             while not self._stop.is_set() and not self._over():
+                self._mailbox.turn()
                 try:
                     asked = time.monotonic()
                     lease = self._acquire()
@@ -176,6 +182,7 @@ class Coordinator:
         try:
             self._mailbox.handle(TICK)
             self._reception.turn()
+            self._reporter.count_clients()
             state = self._ledger.state()
             self._continuity.see(state.record)
             self._results.write(state.record)
@@ -268,11 +275,13 @@ class Coordinator:
 
     def _drop_silent(self) -> None:
         for client in self._members.silent() if self._reception.hears else ():
-            self._members.give_up(client.id, f"silent for {self._experiment.transport.heartbeat_timeout:g} s")
+            self._members.give_up(client.id, f"silent for {self._experiment.transport.heartbeat_timeout:g} s", "silent")
 
     def _drop_overdue(self, round: RoundRecord) -> None:
         for client in self._deadlines.overdue(round):
-            self._members.give_up(client, f"held up round {round.round} for {self._experiment.clients.round_timeout:g} s")
+            self._members.give_up(
+                client, f"held up round {round.round} for {self._experiment.clients.round_timeout:g} s", "overdue"
+            )
 
     def _end(self, state: Kept[RunState]) -> bool:
         """Write the results and tell the clients; the run is over when all have heard or have had time enough to."""

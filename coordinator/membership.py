@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass, field
 
 from broker.crash_points import Between, crash_point
-from broker.events import ClientDropped, Emit
+from broker.events import ClientDropped, DropoutKind, Emit
 from broker.messages import Heartbeat, Join, Leave, Refusal, Score, Target, Welcome
 from coordinator.experiment import Experiment
 from coordinator.store.interface import Lease
@@ -82,7 +82,7 @@ class Membership:
         self._record_scores(known, message.scores)
         return self.target(known, message.number)
 
-    def give_up(self, client: str, reason: str) -> None:
+    def give_up(self, client: str, reason: str, kind: DropoutKind = "replaced") -> None:
         """End a client's part: its stream closes it where its queue ends, and the next round goes without it."""
         kept = self.ledger.roster()
         known = kept.record.clients[client]
@@ -97,7 +97,7 @@ class Membership:
         changed = Roster(clients={**kept.record.clients, client: left}, departures=[*kept.record.departures, departure])
         if self.ledger.lead(self.leader, [kept.change(changed)]):
             crash_point(Between.DEPARTURE_AND_CLOSING)
-            self.emit(ClientDropped(client=client, round=state.round, reason=reason))
+            self.emit(ClientDropped(client=client, round=state.round, reason=reason, kind=kind))
 
     def leave(self, message: Leave) -> None:
         """A client has heard the end of the run."""

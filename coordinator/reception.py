@@ -5,11 +5,12 @@ from broker.codec import decode, encode
 from broker.crash_points import Between, crash_point
 from broker.dead_letters import DeadLetters
 from broker.errors import MalformedMessage
-from broker.events import ClientJoined, Emit
+from broker.events import ClientJoined, Emit, Reconnected
 from broker.mailbox import Mailbox
-from broker.messages import Echo, HalfRequest, Heartbeat, Join, Leave, Message, Notice, Offer, Welcome
+from broker.messages import Echo, HalfRequest, Heartbeat, Join, Leave, Message, Notice, Offer, Target, Welcome
 from broker.settings import TransportSettings
 from broker.transport import Delivery, Reopened, Subscription, Transport
+from coordinator.client_reports import ClientReports
 from coordinator.half_answers import HalfAnswers
 from coordinator.hearing import Hearing
 from coordinator.membership import Membership
@@ -40,6 +41,7 @@ class Reception:
         self._dead = DeadLetters(transport, run, mailbox, emit, settings.message_limit)
         self._emit = emit
         self._halves = HalfAnswers(run, settings, ledger, transport, mailbox)
+        self._reports = ClientReports(ledger, emit)
         self._hearing = Hearing(transport, topology.coordinator(run).name, settings.heartbeat_timeout)
         self._subscription: Subscription | None = None
 
@@ -95,6 +97,7 @@ class Reception:
             return
         if isinstance(item, Reopened):
             self._members.listening_again()
+            self._emit(Reconnected(role="coordinator"))
             return
         try:
             message = decode(item.body, Join, Heartbeat, Leave, Notice, Echo, HalfRequest)
@@ -106,7 +109,10 @@ class Reception:
         if isinstance(message, Join):
             self._admit(message)
         elif isinstance(message, Heartbeat):
-            self._say(message.client, self._members.hear(message))
+            answer = self._members.hear(message)
+            if isinstance(answer, Target):
+                self._reports.take(message)
+            self._say(message.client, answer)
         elif isinstance(message, HalfRequest):
             self._halves.ask(message)
         elif isinstance(message, Leave):

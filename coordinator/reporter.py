@@ -1,8 +1,9 @@
 """What is said about an open round, now and then. Nothing here decides anything."""
 
 import time
+from collections import Counter
 
-from broker.events import Emit, Progress
+from broker.events import ClientsCounted, Emit, Progress
 from coordinator.membership import Membership
 from coordinator.reception import Reception
 from coordinator.store.ledger import Ledger
@@ -21,7 +22,19 @@ class Reporter:
         self._reception = reception
         self._emit = emit
         self._round = 0
-        self._offered = self._reported = 0.0
+        self._offered = self._reported = self._counted = 0.0
+        self._states: dict[str, int] = {}
+
+    def count_clients(self) -> None:
+        """Say how many clients are in which state, when it is due and has changed."""
+        now = time.monotonic()
+        if now - self._counted < PROGRESS_SECONDS:
+            return
+        self._counted = now
+        states = dict(Counter(str(client.state) for client in self._ledger.roster().record.clients.values()))
+        if states != self._states:
+            self._states = states
+            self._emit(ClientsCounted(states=states))
 
     def turn(self, record: RoundRecord) -> None:
         """Say what is due; workers are nudged at once when a round is new."""

@@ -1,6 +1,6 @@
 """What a worker does differently where others before it were lost: it finds out at which message, and whether to refuse that."""
 
-from broker.errors import MalformedMessage
+from broker.errors import PoisonedMessage
 from coordinator.store.ledger import Claim
 from workers.checkpoints import Checkpoints
 from workers.position import Position
@@ -40,10 +40,10 @@ class Caution:
         return True
 
     def check(self) -> None:
-        """A message is being taken: raise MalformedMessage if too many workers were lost at it."""
+        """A message is being taken: raise PoisonedMessage if too many workers were lost at it."""
         if not self.is_taken:
             return
         self._steps -= 1
         suspect = self._checkpoints.record.suspect
         if suspect is not None and suspect.workers > self._limit:
-            raise MalformedMessage(f"{suspect.workers - 1} server workers were lost at it")
+            raise PoisonedMessage(f"{suspect.workers - 1} server workers were lost at it")

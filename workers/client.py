@@ -1,11 +1,12 @@
 """The client: trains its half on its own data, publishes features, and never waits for a gradient."""
 
 import threading
+import time
 from contextlib import AbstractContextManager, nullcontext
 
 from broker.crash_points import Between, crash_point
 from broker.errors import BrokerUnavailable, UnknownQueue
-from broker.events import Emit, Waiting
+from broker.events import Emit, Waited, Waiting
 from broker.mailbox import Mailbox
 from broker.messages import Acknowledgement, Join, Message, Prediction, Refusal, Score, Target, Welcome
 from broker.transport import Transport
@@ -22,6 +23,7 @@ from workers.link import Link
 from workers.local_training import LocalTraining, Lost
 from workers.publisher import Publisher
 from workers.run_settings import RunSettings
+from workers.tally import Tally
 
 WAIT_SECONDS = 0.5
 SCORES_KEPT = 2  # of the last evaluated rounds: a store that lost its last writes may ask again
@@ -60,7 +62,7 @@ class ClientWorker:
         self._control = control
         self._state = state
         self._names = names
-        self._emit = emit
+        self._emit = self._tally = Tally(emit)
         self._slot = slot or nullcontext()
         self._stop = threading.Event()
         self._mailbox = Mailbox()
@@ -76,12 +78,17 @@ class ClientWorker:
         self._stop.set()
         self._mailbox.post(lambda: None)
 
+    @property
+    def turned(self) -> float:
+        """Time of ``time.monotonic`` at which its loop last turned."""
+        return self._mailbox.turned
+
     def run(self) -> None:
         """Take part until the run is finished or the client is asked to stop.
 
         Raises SettingsError if the coordinator refuses it, LearningError if model or data do not fit.
         """
-        self._link = Link(self._run_name, self._id, self._control, self._mailbox, self._emit)
+        self._link = Link(self._run_name, self._id, self._control, self._mailbox, self._emit, self._tally.counts)
         try:
             self._join()
             while not self._finished():
@@ -184,11 +191,18 @@ class ClientWorker:
             elif self._training.round <= target.round:
                 self._training.train()
             else:
-                self._turn(WAIT_SECONDS)
+                self._await_round()
         except _Rewind:
             self._go_back()
         except _Rejoin:
             self._join_again(self._given_up)
+
+    def _await_round(self) -> None:
+        began = time.monotonic()
+        try:
+            self._turn(WAIT_SECONDS)
+        finally:
+            self._emit(Waited(role=self._id, awaited="round", seconds=time.monotonic() - began))
 
     def _go_back(self) -> None:
         position, self._rewind = self._rewind or (0, 0), None

@@ -1,10 +1,11 @@
 """What every part of a server worker shares."""
 
 import threading
+import time
 from dataclasses import dataclass
 
 from broker.dead_letters import DeadLetters
-from broker.events import Emit
+from broker.events import Awaited, Emit, Waited
 from broker.mailbox import Mailbox
 from broker.transport import Transport
 from coordinator.store.lease_keeper import LeaseKeeper
@@ -34,6 +35,13 @@ class ServiceContext:
     mailbox: Mailbox
     dead: DeadLetters
     emit: Emit
+
+    def wait(self, timeout: float, awaited: Awaited) -> None:
+        """Make the calls that are here; if there are none, wait up to timeout seconds for one, and say for how long that was."""
+        began = time.monotonic()
+        self.mailbox.handle(timeout)
+        if timeout > 0:
+            self.emit(Waited(role=self.name, awaited=awaited, seconds=time.monotonic() - began))
 
 
 @dataclass(frozen=True, kw_only=True)

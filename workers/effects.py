@@ -19,6 +19,7 @@ from workers.features import next_digest
 from workers.lane import Lane
 from workers.parked import Taken
 from workers.position import Position
+from workers.refusals import kind_of
 
 
 class Effects:
@@ -54,7 +55,7 @@ class Effects:
             elif isinstance(message, Activations):
                 self._step(client, message, taken.sequence, size)
         except (MalformedMessage, TensorError) as error:
-            lane.refusals.refuse(lane.intake, taken, f"round {self._round} sequence {taken.sequence}: {error}")
+            lane.refusals.refuse(lane.intake, taken, f"round {self._round} sequence {taken.sequence}: {error}", kind_of(error))
             self.mend()
 
     def _step(self, client: StreamClient, message: Activations, sequence: int, size: int) -> None:
@@ -72,8 +73,11 @@ class Effects:
                 round=self._round,
                 stream=self._checkpoints.record.stream,
                 client=client.id,
+                cut=client.cut,
                 sequence=sequence,
                 samples=step.samples,
+                correct=step.correct,
+                bytes=len(message.features.data) + len(message.labels.data),
                 loss=step.loss,
                 seconds=time.monotonic() - began,
             )

@@ -5,7 +5,8 @@ with InferenceClient.open(Path("runs/digits"), max_entropy=0.5) as client:
 """
 
 import threading
-from collections import deque
+import time
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -14,7 +15,7 @@ from typing import Self
 
 import torch
 
-from broker.events import Emit, ignore
+from broker.events import Emit, InferenceFinished, ignore
 from broker.rabbitmq import RabbitTransport
 from broker.transport import Transport
 from learning.errors import DataError, LearningError
@@ -70,6 +71,7 @@ class _Begun:
 
     logits: torch.Tensor
     parts: list[_Part]
+    at: float  # time.monotonic
 
 
 class InferenceClient:
@@ -95,6 +97,7 @@ class InferenceClient:
         self.run = run
         self.client = client
         self.max_entropy = max_entropy
+        self._emit = emit
         self._half = run.client_half(client)
         self._computing = threading.Lock()
         self._most = run.settings.request_samples(run.network.feature_shape(self._half.cut))
@@ -110,12 +113,13 @@ class InferenceClient:
         client: str | None = None,
         broker: str | None = None,
         patience: float | None = None,
+        emit: Emit = ignore,
     ) -> Self:
         """Return a client of the run in a folder.
 
         client: one of the run's clients, the first if None. broker: AMQP URL of the RabbitMQ behind which server workers are; None:
-        the servers' layers in the folder answer, in this process. Raises LearningError if the folder cannot be used,
-        BrokerError if there is no broker.
+        the servers' layers in the folder answer, in this process. emit: hears events, as a ``Metrics`` does.
+        Raises LearningError if the folder cannot be used, BrokerError if there is no broker.
         """
         run = TrainedRun.open(folder)
         name = client or next(iter(run.clients))
@@ -125,7 +129,7 @@ class InferenceClient:
         owned: list[FolderServer | Transport] = [transport, *([server] if server else [])]
         waits = patience if patience is not None else PATIENCE if broker else PATIENCE_HERE
         try:
-            opened = cls(run, name, transport, max_entropy=max_entropy, patience=waits)
+            opened = cls(run, name, transport, max_entropy=max_entropy, patience=waits, emit=emit)
         except BaseException:
             for one in owned:
                 one.close()
@@ -169,6 +173,7 @@ class InferenceClient:
         expected = self.run.network.sample_shape
         if tuple(images.shape[1:]) != expected or not len(images):
             raise DataError(f"images have shape {tuple(images.shape)}, expected (samples, {', '.join(map(str, expected))})")
+        at = time.monotonic()
         with self._computing:
             logits, features = self._half.evaluate(self.run.normalise(images.float()))
         unsure = (~answers_itself(logits, max_entropy)).nonzero().flatten()
@@ -176,7 +181,7 @@ class InferenceClient:
             _Part(rows, self._offload.ask(features[rows], self._half.cut))
             for rows in (torch.split(unsure, self._most) if len(unsure) else ())
         ]
-        return _Begun(logits, parts)
+        return _Begun(logits, parts, at)
 
     def _finish(self, begun: _Begun) -> Predictions:
         probabilities = torch.softmax(begun.logits.float(), dim=1)
@@ -189,6 +194,8 @@ class InferenceClient:
                 by, reason = Where.DEGRADED, str(error)
             for row in part.rows.tolist():
                 where[row] = by
+        counts = {place.value: count for place, count in Counter(where).items()}
+        self._emit(InferenceFinished(client=self.client, where=counts, seconds=time.monotonic() - begun.at))
         return Predictions(probabilities.argmax(dim=1), probabilities, tuple(where), entropy(begun.logits), reason)
 
     def _answer(self, part: _Part, classes: int) -> torch.Tensor:

@@ -98,6 +98,11 @@ class Intake:
         held = sum(map(len, self._held.values())) + len(self._later) + self._unplaced
         return held >= self._bounds.prefetch and not self.ready()
 
+    @property
+    def has_gap(self) -> bool:
+        """Whether later sequences are here and the expected one is not."""
+        return bool(self._parked) and not self.ready()
+
     def give_up_ahead(self) -> int:
         """Refuse all that cannot be trained yet, so that the expected sequence can be delivered; a client sends the rest again.
 

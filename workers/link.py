@@ -5,9 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from broker import topology
+from broker.client_counts import ClientCounts
 from broker.codec import decode, encode
 from broker.errors import MalformedMessage
-from broker.events import Emit, MessageRefused, Waiting
+from broker.events import Emit, MessageRefused, Reconnected, Waiting
 from broker.mailbox import Mailbox
 from broker.messages import (
     Acknowledgement,
@@ -46,12 +47,21 @@ class Status:
 class Link:
     """Talks to the coordinator on a connection of its own, so that bulk data delays no heartbeat."""
 
-    def __init__(self, run: str, client: str, transport: Transport, mailbox: Mailbox, emit: Emit) -> None:
+    def __init__(
+        self,
+        run: str,
+        client: str,
+        transport: Transport,
+        mailbox: Mailbox,
+        emit: Emit,
+        counts: Callable[[], ClientCounts],
+    ) -> None:
         self._run = run
         self._client = client
         self._transport = transport
         self._mailbox = mailbox
         self._emit = emit
+        self._counts = counts
         self._process = ""
         self._status: Status | None = None
         self._interval = JOIN_SECONDS
@@ -133,6 +143,7 @@ class Link:
                         loss=status.loss,
                         scores=status.scores,
                         number=self.number,
+                        counts=self._counts(),
                     ),
                     lambda _: self._room.release(),
                 )
@@ -145,12 +156,13 @@ class Link:
 
     def _receive(self, item: Delivery | Reopened) -> None:
         if isinstance(item, Reopened):
+            self._emit(Reconnected(role="client"))
             return
         self._subscription.ack([item])
         try:
             message = decode(item.body, Welcome, Refusal, Target, Acknowledgement, Prediction)
         except MalformedMessage as error:
-            self._emit(MessageRefused(queue=item.queue, reason=str(error)))
+            self._emit(MessageRefused(queue=item.queue, reason=str(error), kind="malformed"))
             return
         if isinstance(message, Welcome | Refusal) and message.process != self._process:
             return

@@ -1,5 +1,6 @@
 """A client's own side of a run: it trains its half on its own data, publishes features, and goes back to a snapshot."""
 
+import time
 from contextlib import AbstractContextManager
 
 import torch
@@ -100,7 +101,9 @@ class LocalTraining:
         for sequence in range(self._data.batches_in_round()):
             images, labels = self._data.batch(self.round, sequence)
             with self._slot:
+                began = time.monotonic()
                 step, features = self._step(images, labels, sequence)
+                seconds = time.monotonic() - began
             crash_point(Between.STEP_AND_PUBLISH)
             wire, clamped = to_wire(features, self._settings.wire_dtype)
             label_wire, _ = to_wire(labels, "int64")
@@ -109,7 +112,8 @@ class LocalTraining:
             size = self._publisher.publish(self.round, sequence, message)
             crash_point(Between.PUBLISH_AND_CONFIRM)
             loss_sum, samples = loss_sum + step.loss * step.samples, samples + step.samples
-            self._count(step, size, clamped, sequence, loss_sum / samples)
+            raw = 4 * features.numel() + 8 * labels.numel()
+            self._count(step, size, clamped, sequence, loss_sum / samples, seconds, raw)
         crash_point(Between.LAST_BATCH_AND_MARKER)
         self._end(digest, samples, loss_sum / max(samples, 1))
         crash_point(Between.MARKER_AND_NEXT_ROUND)
@@ -135,7 +139,7 @@ class LocalTraining:
                 f"lower training.client.lr, now {rate:g}, or look at its data"
             ) from None
 
-    def _count(self, step: Step, size: int, clamped: int, sequence: int, loss: float) -> None:
+    def _count(self, step: Step, size: int, clamped: int, sequence: int, loss: float, seconds: float, raw: int) -> None:
         self._counters = Counters(self._counters.samples + step.samples, self._counters.bytes + size)
         self._link.update(
             round=self.round,
@@ -147,12 +151,17 @@ class LocalTraining:
         self._emit(
             FeaturesPublished(
                 client=self._id,
+                cut=self._cut,
                 round=self.round,
                 sequence=sequence,
                 samples=step.samples,
+                correct=step.correct,
                 bytes=size,
+                raw_bytes=raw,
                 loss=step.loss,
                 clamped=clamped,
+                seconds=seconds,
+                window=self._publisher.window,
             )
         )
 

@@ -123,7 +123,7 @@ class Offload:
         try:
             answer = decode(item.body, Prediction)
         except MalformedMessage as error:
-            self._emit(MessageRefused(queue=item.queue, reason=str(error)))
+            self._emit(MessageRefused(queue=item.queue, reason=str(error), kind="malformed"))
             return
         with self._lock:
             self._heard, self._away = time.monotonic(), False

@@ -22,6 +22,7 @@ class _Entry:
     body: bytes
     round: int
     sequence: int
+    at: float  # time.monotonic at which it was sent first
     attempt: int = 0
     settled: Settled | None = None
 
@@ -30,14 +31,22 @@ class Outbox:
     """Publishes frames to one queue. Belongs to one thread; confirms come in through its mailbox.
 
     After a failed publish nothing more is sent until all in flight are settled; then everything from the first hole on
-    is published again, in order.
+    is published again, in order. on_confirmed: called with the seconds that each frame took to be confirmed.
     """
 
-    def __init__(self, transport: Transport, queue: str, limit: int, mailbox: Mailbox) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        queue: str,
+        limit: int,
+        mailbox: Mailbox,
+        on_confirmed: Callable[[float], None] = lambda _: None,
+    ) -> None:
         self._transport = transport
         self._queue = queue
         self._limit = limit
         self._mailbox = mailbox
+        self._on_confirmed = on_confirmed
         self._entries: deque[_Entry] = deque()
         self._failed = False
         self._retry_at = 0.0
@@ -58,7 +67,7 @@ class Outbox:
 
     def send(self, round: int, sequence: int, body: bytes) -> None:
         """Publish a frame after all earlier ones."""
-        entry = _Entry(body, round, sequence)
+        entry = _Entry(body, round, sequence, time.monotonic())
         self._entries.append(entry)
         self.unconfirmed_bytes += len(body)
         if not self._failed:
@@ -110,3 +119,4 @@ class Outbox:
             self.unconfirmed_bytes -= len(done.body)
             self.confirmed = (done.round, done.sequence + 1)
             self._retries = 0
+            self._on_confirmed(time.monotonic() - done.at)

@@ -2,10 +2,11 @@
 
 import time
 from collections.abc import Callable
+from typing import Literal
 
 from broker import codec, topology
 from broker.crash_points import Between, crash_point
-from broker.events import Emit, Waiting
+from broker.events import Acknowledged, Awaited, Emit, Waited, Waiting
 from broker.mailbox import Mailbox
 from broker.messages import Message
 from broker.transport import Transport
@@ -40,7 +41,7 @@ class Publisher:
         self._emit = emit
         self._window = Window(settings.transport.run_ahead_bytes)
         queue = topology.activations(settings.run, client, settings.transport)
-        self._outbox = Outbox(transport, queue.name, settings.transport.unconfirmed_bytes, mailbox)
+        self._outbox = Outbox(transport, queue.name, settings.transport.unconfirmed_bytes, mailbox, self._confirmed)
 
     def publish(self, round: int, sequence: int, message: Message) -> int:
         """Send a message within both bounds, unless it is durable already; return its bytes."""
@@ -49,10 +50,10 @@ class Publisher:
         self._turn(0)
         if (round, sequence) < self._window.durable:
             return size
-        self._wait_until(lambda: self._window.has_room(size), "the servers to catch up")
+        self._wait_until(lambda: self._window.has_room(size), "servers", "the servers to catch up")
         self._window.publish((round, sequence), size)
         for frame in frames:
-            self._wait_until(lambda: not self._outbox.full, "the broker to take what was sent")
+            self._wait_until(lambda: not self._outbox.full, "broker", "the broker to take what was sent")
             self._outbox.send(round, sequence, frame)
             crash_point(Between.PART_AND_PART)
         return size
@@ -68,7 +69,12 @@ class Publisher:
 
     def now_durable(self, position: Position) -> None:
         """Everything before a position is durable."""
-        self._window.now_durable(position)
+        self._say("server", self._window.now_durable(position))
+
+    @property
+    def window(self) -> float:
+        """Share of ``transport.run_ahead_bytes`` that is published and not durable; a message may go beyond 1."""
+        return self._window.fill
 
     def durable(self, round: int) -> int:
         """Return the sequence of a round before which everything is durable, as far as heard."""
@@ -90,10 +96,19 @@ class Publisher:
         """Start again from an earlier position: what was published after it is lost."""
         self._window.rewind(position)
 
-    def _wait_until(self, holds: Callable[[], bool], what: str) -> None:
+    def _confirmed(self, seconds: float) -> None:
+        self._say("broker", [seconds])
+
+    def _say(self, by: Literal["broker", "server"], waited: list[float]) -> None:
+        if waited:
+            self._emit(Acknowledged(client=self._client, by=by, messages=len(waited), seconds=sum(waited)))
+
+    def _wait_until(self, holds: Callable[[], bool], awaited: Awaited, what: str) -> None:
         since: float | None = time.monotonic()
         while not holds():
             if since is not None and time.monotonic() - since > SAY_SECONDS:
                 self._emit(Waiting(role=self._client, what=what))
                 since = None
+            began = time.monotonic()
             self._turn(WAIT_SECONDS)
+            self._emit(Waited(role=self._client, awaited=awaited, seconds=time.monotonic() - began))

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 from broker.crash_points import Between, crash_point
 from broker.dead_letters import MOST_REASON, DeadLetters
-from broker.errors import MalformedMessage
+from broker.errors import MalformedMessage, PoisonedMessage
+from broker.events import RefusalKind
 from broker.messages import Frame
 from broker.transport import Delivery
 from coordinator.store.records import StreamClient, StreamRecord
@@ -59,15 +60,15 @@ class Refusals:
         """Whether anything has had its effect and waits until that is durable."""
         return bool(self._filled or self._counted)
 
-    def refuse(self, intake: Intake, taken: Taken, reason: str) -> None:
+    def refuse(self, intake: Intake, taken: Taken, reason: str, kind: RefusalKind = "unfit") -> None:
         """Refuse a sequence whose turn it is: it leaves a hole."""
         reason = reason[:MOST_REASON]
         self._position.refused(self._client.id, taken.sequence, reason)
         crash_point(Between.REFUSAL_AND_LETTER)
         for delivery, frame in zip(taken.deliveries, taken.frames, strict=True):
-            self.placed(intake, delivery, frame, reason)
+            self.placed(intake, delivery, frame, reason, kind)
         for copy in taken.copies:
-            self.placed(intake, copy, taken.frames[0], reason)
+            self.placed(intake, copy, taken.frames[0], reason, kind)
 
     def unplaced(self, intake: Intake, delivery: Delivery, frame: Frame | None, reason: str) -> None:
         """Refuse what has no place. Counted when it is safe: until then it comes again with every new channel."""
@@ -81,7 +82,7 @@ class Refusals:
             if intake.may_count(emptied):
                 self._counted.append(_Counted(self._position.count_refused(self._client.id), emptied, digest))
 
-        self._dead.refuse(delivery, frame, reason, safe)
+        self._dead.refuse(delivery, frame, reason, safe, "misplaced" if frame else "malformed")
 
     def given_up(self, intake: Intake, delivery: Delivery) -> None:
         """Count what was refused as part of a sequence whose turn will not come; its dead letter is safe."""
@@ -101,7 +102,7 @@ class Refusals:
             intake.block(frame.sequence)
             self._late.append((delivery, frame))
             return True
-        self.placed(intake, delivery, frame, reason)
+        self.placed(intake, delivery, frame, reason, "unfit")
         return False
 
     def turn(self, intake: Intake) -> None:
@@ -119,7 +120,7 @@ class Refusals:
         except (MalformedMessage, TensorError) as error:
             reason = f"round {frame.round} sequence {sequence}, requeued: {error}"[:MOST_REASON]
             self._position.refused_again(self._client.id, sequence, reason)
-            self._dead.refuse(delivery, frame, reason, lambda: intake.unblock(sequence))
+            self._dead.refuse(delivery, frame, reason, lambda: intake.unblock(sequence), kind_of(error))
 
     def settle(self, intake: Intake, record: StreamRecord) -> None:
         """A record is durable: let the late effects and the refusals that it holds be acknowledged."""
@@ -140,8 +141,15 @@ class Refusals:
                 return intake.may_count(known.delivery)
         return False
 
-    def placed(self, intake: Intake, delivery: Delivery, frame: Frame, reason: str) -> None:
+    def placed(self, intake: Intake, delivery: Delivery, frame: Frame, reason: str, kind: RefusalKind = "malformed") -> None:
         """Refuse part of a sequence: it is not acknowledged before its dead letter is safe."""
         sequence = frame.sequence  # of the frame nothing else is kept until its letter is safe
         intake.block(sequence)
-        self._dead.refuse(delivery, frame, reason, lambda: intake.unblock(sequence))
+        self._dead.refuse(delivery, frame, reason, lambda: intake.unblock(sequence), kind)
+
+
+def kind_of(error: Exception) -> RefusalKind:
+    """Return of which kind the refusal is that an error asks for."""
+    if isinstance(error, PoisonedMessage):
+        return "poison"
+    return "malformed" if isinstance(error, MalformedMessage) else "unfit"

@@ -198,7 +198,7 @@ class Saver:
             self._cache.keep(saved.stream, saved.optimizer, clone.optimizer)
         self.seconds = time.monotonic() - began
         size = sum(map(len, (*replica, *point, *attached)))
-        self._emit(CheckpointSaved(round=record.round, stream=record.stream, bytes=size, seconds=self.seconds))
+        self._emit(CheckpointSaved(round=record.round, stream=record.stream, bytes=size, seconds=self.seconds, commits=commits))
         return saved
 
     def _point_to(self, record: StreamRecord) -> StreamRecord:

@@ -10,7 +10,7 @@ from broker import topology
 from broker.crash_points import Between, crash_point
 from broker.dead_letters import DeadLetters
 from broker.errors import BrokerError, BrokerUnavailable, UnknownQueue
-from broker.events import Emit, StreamClaimed, StreamLost, Waiting
+from broker.events import Emit, Reconnected, StreamClaimed, StreamLost, Waiting
 from broker.mailbox import Mailbox
 from broker.transport import Delivery, Reopened, Transport
 from coordinator.errors import LeaseLost, MissingBlob, RunConflict, StoreError, StoreUnavailable
@@ -58,6 +58,11 @@ class ServerWorker:
         self._stop.set()
         self._mailbox.post(lambda: None)
 
+    @property
+    def turned(self) -> float:
+        """Time of ``time.monotonic`` at which its loop last turned."""
+        return self._mailbox.turned
+
     def run(self) -> None:
         """Work until the run is over, if the worker does not stay, or it is asked to stop."""
         record = self._wait_for_run()
@@ -76,6 +81,7 @@ class ServerWorker:
     def _wait_for_run(self) -> RunRecord | None:
         said = False
         while not self._stop.is_set():
+            self._mailbox.turn()
             record, state = self._ledger.run(), self._ledger.state().record
             if record is not None and state.phase != "failed":
                 return record
@@ -112,6 +118,8 @@ class ServerWorker:
     def _offered(self, item: Delivery | Reopened) -> None:
         if isinstance(item, Delivery):  # being awake is all that an offer is for
             self._offers.ack([item])
+        else:
+            self._emit(Reconnected(role="server"))
 
     def _look(self, context: WorkerContext, inference: InferenceService) -> bool:
         """Do what there is to do; return False when the run is over."""
@@ -126,7 +134,7 @@ class ServerWorker:
             if found is not None:
                 self._train(context, inference, *found)
             elif not inference.waiting:
-                self._mailbox.handle(LOOK_SECONDS)
+                context.wait(LOOK_SECONDS, "stream")
         except (BrokerUnavailable, StoreUnavailable) as error:
             self._emit(Waiting(role=self._name, what=str(error)))
             self._stop.wait(LOOK_SECONDS)
@@ -160,7 +168,16 @@ class ServerWorker:
     def _train(self, context: WorkerContext, inference: InferenceService, claim: Claim, plan: StreamPlan, asked: float) -> None:
         record = claim.kept.record
         trained = sum(progress.sequence for progress in record.clients.values())
-        self._emit(StreamClaimed(worker=self._name, round=record.round, stream=plan.id, epoch=claim.lease.epoch, trained=trained))
+        self._emit(
+            StreamClaimed(
+                worker=self._name,
+                round=record.round,
+                stream=plan.id,
+                epoch=claim.lease.epoch,
+                trained=trained,
+                again=claim.kept.version is not None or claim.lease.lost > 0,
+            )
+        )
         try:
             with self._holding(context, claim, asked):
                 start = self._ledger.version(record.round - 1)

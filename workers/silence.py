@@ -3,7 +3,7 @@
 import time
 
 from broker.crash_points import Between, crash_point
-from broker.events import Waiting
+from broker.events import GapFound, Waiting
 from coordinator.store.records import stream_lease
 from workers.context import WorkerContext
 from workers.intake import Intake
@@ -43,6 +43,8 @@ class Silence:
             return
         self._asked = now
         self._replies.acknowledge(intake.client, resend=True)
+        if intake.has_gap:
+            self._context.emit(GapFound(client=intake.client.id, round=self._round, sequence=intake.expected))
         crash_point(Between.RESEND_AND_REOPEN)
         clogged_before, self._clogged = self._clogged, intake.clogged()
         if self._others_wait() and not self._clogged:

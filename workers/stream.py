@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from broker.crash_points import Between, crash_point
+from broker.events import DuplicatesDropped
 from coordinator.store.ledger import Claim
 from coordinator.store.records import StreamClient, StreamPlan, VersionRecord
 from workers.caution import Caution
@@ -109,7 +110,7 @@ class StreamWorker:
     def _turn(self, lane: Lane) -> None:
         context, client, intake, silence = self._context, lane.client, lane.intake, lane.silence
         self._mind()
-        context.mailbox.handle(0 if self._inference.waiting or self._is_ready(intake) else TICK)
+        context.wait(0 if self._inference.waiting or self._is_ready(intake) else TICK, "client")
         self._settle()
         self._inference.serve_batch()
         self._take_requeued()
@@ -199,4 +200,6 @@ class StreamWorker:
 
     def _count_duplicates(self) -> None:
         for lane in self._lanes:
-            self._position.add_duplicates(lane.client.id, lane.intake.take_duplicates())
+            if count := lane.intake.take_duplicates():
+                self._position.add_duplicates(lane.client.id, count)
+                self._context.emit(DuplicatesDropped(client=lane.client.id, count=count))

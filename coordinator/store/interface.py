@@ -105,6 +105,10 @@ class Store(Protocol):
     left, ``StoreRefused`` when it will never answer.
     """
 
+    @property
+    def reachable(self) -> bool:
+        """Whether the store answered when it was last asked."""
+
     def acquire(self, name: str, nonce: str, holder: str, ttl: float) -> Lease | None:
         """Take a lease that nobody holds, under the next epoch; None if somebody else holds it.
 

@@ -78,12 +78,18 @@ class RedisStore:
         self._timeout = timeout
         self._jitter = random.Random()
         self._checked = False
+        self._reachable = True
         self._closed = threading.Event()
         script = self._client.register_script
         self._acquire, self._renew = script(scripts.ACQUIRE), script(scripts.RENEW)
         self._release, self._holder = script(scripts.RELEASE), script(scripts.HOLDER)
         self._transact, self._read = script(scripts.TRANSACT), script(scripts.READ)
         self._drop_blobs, self._drop_scope = script(scripts.DROP_BLOBS), script(scripts.DROP_SCOPE)
+
+    @property
+    def reachable(self) -> bool:
+        """Whether the server answered when it was last asked."""
+        return self._reachable
 
     def acquire(self, name: str, nonce: str, holder: str, ttl: float) -> Lease | None:
         """Take a lease that nobody holds, under the next epoch; None if somebody else holds it."""
@@ -251,9 +257,12 @@ class RedisStore:
                 break
             try:
                 self._check_server()
-                return action(*args, **options)
+                answer = action(*args, **options)
+                self._reachable = True
+                return answer
             except RedisError as error:
                 fault = _translated(error, self._where)
+                self._reachable = not isinstance(fault, StoreUnavailable)
             delay = min(_LONGEST_DELAY, _FIRST_DELAY * 2**attempt) * self._jitter.uniform(0.5, 1.0)
             if not isinstance(fault, StoreUnavailable) or time.monotonic() + delay > deadline:
                 try:

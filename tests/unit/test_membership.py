@@ -206,7 +206,7 @@ class TestSilence:
         assert (roster.clients["client-01"].state, roster.active()) == ("closing", [])
         (departure,) = roster.departures
         assert (departure.client, departure.cut, departure.round, departure.reason) == ("client-01", 3, 2, "silent for 30 s")
-        assert said == [ClientDropped(client="client-01", round=2, reason="silent for 30 s")]
+        assert said == [ClientDropped(client="client-01", round=2, reason="silent for 30 s", kind="replaced")]
 
     def test_one_that_is_in_no_stream_need_not_be_closed(self, members: Membership) -> None:
         set_state(members, phase="training", round=2, closed=1)
