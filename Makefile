@@ -20,7 +20,7 @@ help:
 	@echo "make soak    minutes of standing still and hundreds of rounds: memory, queues and keys against their bounds"
 	@echo "make fuzz    a million mutated messages through the decoder and a server worker (ARGS='--count 10000 --seed 1')"
 	@echo "make bench   speed and memory of this machine"
-	@echo "make docs    regenerate docs/settings.md"
+	@echo "make docs    regenerate docs/settings.md and docs/metrics.md"
 
 setup: $(INSTALLED) services
 
@@ -53,6 +53,8 @@ bench: $(INSTALLED)
 docs: $(INSTALLED)
 	$(BIN)/python -m cli.keys > docs/settings.md.new
 	mv docs/settings.md.new docs/settings.md
+	$(BIN)/python -m cli.metrics_page > docs/metrics.md.new
+	mv docs/metrics.md.new docs/metrics.md
 
 # torch and torchvision come unpinned from one index, so that pip takes two of one build.
 $(INSTALLED): pyproject.toml

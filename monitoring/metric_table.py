@@ -11,7 +11,7 @@ Role = Literal["coordinator", "server", "client", "train", "inference"]
 
 _NONE: Mapping[str, tuple[str, ...]] = {}
 _CUT: Mapping[str, tuple[str, ...]] = {"cut": ()}
-_STATES = ("active", "closing", "gone", "left")
+STATES = ("active", "closing", "gone", "left")
 _CHANGES = ("claimed", "reclaimed", "committed", "lost")
 _CLIENT, _SERVER, _COORDINATOR = ("client", "coordinator", "train"), ("server", "train"), ("coordinator", "train")
 _INFERENCE = ("inference",)
@@ -40,7 +40,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         "client_waiting_seconds_total",
         "counter",
         _CLIENT,
-        {"cut": (), "awaited": ()},
+        {"cut": (), "awaited": ("broker", "servers", "round")},
         "Seconds for which a client waited: for the broker to confirm, for servers to catch up, for the next round.",
     ),
     _define("client_confirm_seconds", "summary", _CLIENT, _CUT, "From publishing a message to the broker's confirm."),
@@ -100,14 +100,14 @@ DEFINITIONS: tuple[Definition, ...] = (
         {"role": get_args(events.Role)},
         "Times that a role's consumer was connected to the broker anew.",
     ),
-    _define("round", "gauge", _COORDINATOR, _NONE, "The round that was opened last."),
+    _define("round", "gauge", _COORDINATOR, _NONE, "The round that is open, or was last."),
     _define("run_rounds", "gauge", _COORDINATOR, _NONE, "Rounds of the run."),
     _define("round_seconds", "histogram", _COORDINATOR, _NONE, "From opening a round to closing it.", LONG_SECONDS),
     _define(
         "clients",
         "gauge",
         _COORDINATOR,
-        {"state": _STATES},
+        {"state": STATES},
         "Clients by state: taking part, being given up, given up, left at the end.",
     ),
     _define(
@@ -117,7 +117,13 @@ DEFINITIONS: tuple[Definition, ...] = (
         {"kind": get_args(events.DropoutKind)},
         "Clients given up: silent, holding a round up, replaced by a new start of theirs.",
     ),
-    _define("evaluation_accuracy", "gauge", _COORDINATOR, {"cut": (), "place": ()}, "Accuracy on the test split, last evaluated."),
+    _define(
+        "evaluation_accuracy",
+        "gauge",
+        _COORDINATOR,
+        {"cut": (), "place": ("client", "server", "network")},
+        "Accuracy on the test split, last evaluated.",
+    ),
     _define(
         "inference_samples_total",
         "counter",

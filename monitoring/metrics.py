@@ -9,7 +9,7 @@ from prometheus_client.core import Metric
 
 from broker import events
 from broker.client_counts import counted
-from monitoring.metric_table import DEFINITIONS, Role
+from monitoring.metric_table import DEFINITIONS, STATES, Role
 from monitoring.series import Definition, Series
 
 # Of what a client counts: the counter, with its labels beside the cut; the summary, with the field of its count.
@@ -134,7 +134,7 @@ def _run_started(series: Series, event: events.RunStarted) -> None:
     series.put("splitee_run_rounds", {(): event.rounds})
 
 
-def _round_opened(series: Series, event: events.RoundOpened) -> None:
+def _round_open(series: Series, event: events.RoundOpened | events.Progress) -> None:
     series.put("splitee_round", {(): event.round})
 
 
@@ -143,7 +143,7 @@ def _round_closed(series: Series, event: events.RoundClosed) -> None:
 
 
 def _clients_counted(series: Series, event: events.ClientsCounted) -> None:
-    series.put("splitee_clients", {(state,): event.states.get(state, 0) for state in ("active", "closing", "gone", "left")})
+    series.put("splitee_clients", {(state,): event.states.get(state, 0) for state in STATES})
 
 
 def _client_dropped(series: Series, event: events.ClientDropped) -> None:
@@ -184,7 +184,8 @@ _HANDLERS: Mapping[type[events.Event], Callable[[Series, Any], None]] = {
     events.MessageRefused: _message_refused,
     events.Reconnected: _reconnected,
     events.RunStarted: _run_started,
-    events.RoundOpened: _round_opened,
+    events.RoundOpened: _round_open,
+    events.Progress: _round_open,  # of a round that another coordinator has opened
     events.RoundClosed: _round_closed,
     events.ClientsCounted: _clients_counted,
     events.ClientDropped: _client_dropped,

@@ -1,0 +1,89 @@
+"""What a role's metrics port answers."""
+
+import json
+import socket
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from broker import events
+from monitoring import exporter as exporter_module
+from monitoring.errors import ExporterError
+from monitoring.exporter import Exporter, Health
+from monitoring.metrics import Metrics
+
+
+def get(url: str, accept: str = "") -> tuple[int, str, str]:
+    """Return status, content type and text."""
+    request = urllib.request.Request(url, headers={"Accept": accept} if accept else {})
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status, answer.headers["Content-Type"], answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.headers["Content-Type"], error.read().decode()
+
+
+def test_metrics_in_both_formats() -> None:
+    metrics = Metrics("server")
+    metrics(events.GapFound(client="a", round=1, sequence=2))
+    with Exporter("127.0.0.1", 0, metrics.registry, Health("server")) as exporter:
+        status, kind, text = get(exporter.url)
+        assert (status, kind.split(";")[0]) == (200, "text/plain")
+        assert "splitee_gaps_total 1.0\n" in text
+        assert "_created" not in text
+        status, kind, text = get(exporter.url, "application/openmetrics-text; version=1.0.0")
+        assert (status, kind.split(";")[0]) == (200, "application/openmetrics-text")
+        assert text.endswith("# EOF\n")
+        assert get(exporter.url.replace("/metrics", "/other"))[0] == 404
+
+
+def health_of(exporter: Exporter) -> tuple[int, dict[str, object]]:
+    status, _, text = get(exporter.url.replace("/metrics", "/healthz"))
+    assert text.count("\n") == 1, "one line"
+    return status, json.loads(text)
+
+
+def test_health_follows_the_role(monkeypatch: pytest.MonkeyPatch) -> None:
+    health, turned, reachable = Health("server"), time.monotonic(), {"RabbitMQ": True, "Redis": True}
+
+    def answers(name: str) -> Callable[[], bool]:
+        return lambda: reachable[name]
+
+    with Exporter("127.0.0.1", 0, CollectorRegistry(), health) as exporter:
+        assert health_of(exporter) == (503, {"role": "server", "healthy": False, "reason": "starting"})
+        health.watch(lambda: turned, {name: answers(name) for name in reachable})
+        assert health_of(exporter) == (200, {"role": "server", "healthy": True, "reason": "running"})
+        reachable["Redis"] = False
+        assert health_of(exporter) == (503, {"role": "server", "healthy": False, "reason": "Redis cannot be reached"})
+        reachable["RabbitMQ"] = False
+        assert health_of(exporter)[1]["reason"] == "RabbitMQ and Redis cannot be reached"
+        reachable.update(RabbitMQ=True, Redis=True)
+        turned -= exporter_module.TURN_SECONDS + 1
+        status, found = health_of(exporter)
+        assert (status, str(found["reason"]).startswith("no turn for 12")) == (503, True)
+        turned = time.monotonic()
+        assert health_of(exporter)[0] == 200
+        health.end()
+        assert health_of(exporter) == (503, {"role": "server", "healthy": False, "reason": "ended"})
+
+
+def test_a_port_that_is_taken_is_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ExporterError) as caught:
+            Exporter("127.0.0.1", port, CollectorRegistry(), Health("client"))
+    assert str(caught.value) == (
+        f"cannot serve metrics at 127.0.0.1:{port}: Address already in use; choose another --metrics-port (0: any free one), "
+        "or --metrics-address"
+    )
+
+
+@pytest.mark.parametrize("address", ["no.such.host.invalid", "192.0.2.1", "::ffff:1:2:3"])
+def test_an_address_that_is_not_here_is_one_line(address: str) -> None:
+    with pytest.raises(ExporterError, match=r"cannot serve metrics at .*:0: ") as caught:
+        Exporter(address, 0, CollectorRegistry(), Health("client"))
+    assert "\n" not in str(caught.value)
