@@ -19,7 +19,7 @@ label `client` as well, and as many series as there are clients. What a client c
 
 | in `roles` | is |
 |---|---|
-| coordinator, server, client | `splitee coordinator`, `server`, `client`; the port of `splitee train` with servers is its coordinator's |
+| coordinator, server, client | `splitee coordinator`, `server`, `client`; `splitee train` with servers has its coordinator's |
 | train | `splitee train` in one process; a baseline has the metrics of rounds |
 | inference | a program that uses `InferenceClient`, below |
 

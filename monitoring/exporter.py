@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -91,6 +92,11 @@ class Exporter:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False  # a connection that stays open holds up nobody's end
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say what went wrong with a request, unless it is only that whoever asked has gone away."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -188,7 +188,10 @@ def one_line(node: Node) -> str:
 
 
 class Deployment:
-    """Roles of one run as processes against RabbitMQ and Redis; a role may be given other URLs that lead there."""
+    """Roles of one run as processes against RabbitMQ and Redis; a role may be given other URLs that lead there.
+
+    flags: given to every role that is started.
+    """
 
     def __init__(self, setup: Setup, run: str, broker: str, store: str, folder: Path) -> None:
         self.setup = dataclasses.replace(setup, overrides=(*setup.overrides, f"name={run}"))
@@ -196,6 +199,7 @@ class Deployment:
         self.output = folder / "output"
         self.ledger = Ledger(open_store(store, run))
         self.nodes: list[Node] = []
+        self.flags: tuple[str, ...] = ()
         self._broker, self._store, self._folder = broker, store, folder
 
     def coordinator(self, output: Path | None = None, *, arm: Arm | None = None, **servers: str) -> Node:
@@ -240,7 +244,7 @@ class Deployment:
 
     def _start(self, *arguments: str, arm: Arm | None = None) -> Node:
         self._folder.mkdir(parents=True, exist_ok=True)
-        node = Node(list(arguments), self._folder / f"{len(self.nodes):02}-{arguments[0]}.log", arm)
+        node = Node([*arguments, *self.flags], self._folder / f"{len(self.nodes):02}-{arguments[0]}.log", arm)
         self.nodes.append(node)
         return node
 

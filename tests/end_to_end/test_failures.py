@@ -61,6 +61,7 @@ def test_a_server_worker_killed_in_mid_round(strategy: str, deploy: Deploy, undi
         return (event["round"], event["stream"]) == place and event["epoch"] > claimed["epoch"]
 
     taken = other.wait_for(StreamClaimed, after)
+    assert (claimed["again"], taken["again"]) == (False, True)
     assert taken["trained"] == sum(progress.sequence for progress in saved.clients.values()) > 0
     assert coordinator.wait() == 0, coordinator.text()
     found = summary(deployment.output)

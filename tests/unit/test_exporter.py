@@ -2,6 +2,7 @@
 
 import json
 import socket
+import struct
 import time
 import urllib.error
 import urllib.request
@@ -87,3 +88,16 @@ def test_an_address_that_is_not_here_is_one_line(address: str) -> None:
     with pytest.raises(ExporterError, match=r"cannot serve metrics at .*:0: ") as caught:
         Exporter(address, 0, CollectorRegistry(), Health("client"))
     assert "\n" not in str(caught.value)
+
+
+def test_who_goes_away_leaves_no_trace(capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = Metrics("train")
+    for cut in range(2000):  # more than a socket takes at once
+        metrics(events.ClientReported(client="a", cut=cut, counts={"samples": 1}))
+    with Exporter("127.0.0.1", 0, metrics.registry, Health("train")) as exporter:
+        for _ in range(3):
+            with socket.create_connection(("127.0.0.1", exporter.port)) as asking:
+                asking.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # gone, not closed in order
+                asking.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        assert get(exporter.url)[0] == 200
+    assert capsys.readouterr().err == ""

@@ -1,0 +1,183 @@
+"""A run of all roles on real servers, scraped by a real Prometheus: every metric of the table moves, and there is no other."""
+
+import json
+import re
+import shutil
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from queue import SimpleQueue
+
+import pytest
+import torch
+
+from broker import topology
+from broker.codec import decode, encode
+from broker.events import DuplicatesDropped, FeaturesPublished, GapFound, InferenceLate, MessageRefused, RoundClosed, StreamClaimed
+from broker.messages import Frame, InferenceRequest, WireTensor
+from broker.rabbitmq import RabbitTransport
+from broker.transport import Delivery, Reopened
+from monitoring.exporter import Exporter, Health
+from monitoring.metric_table import DEFINITIONS
+from monitoring.metrics import Metrics
+from tests.end_to_end.conftest import Deploy
+from tests.end_to_end.harness import PATIENCE, Deployment, Node, one_line
+from tests.prometheus import Prometheus, start_prometheus
+from tests.proxy import Proxy, proxied
+from tests.services import installed
+from workers.inference_client import InferenceClient
+
+# A client waits for the broker after every message, and for the servers after three.
+PACED = ("clients.count=3", "data.train_limit=240", "data.partition=iid", "training.rounds=3", "training.evaluate_every=1")
+PACED += ("transport.unconfirmed_bytes=1024", "transport.run_ahead_bytes=51000", "transport.starved_seconds=0.5")
+LABELS = (  # what has to move, at least
+    ("splitee_client_samples_total", "cut", {"3", "4", "5"}),
+    ("splitee_client_waiting_seconds_total", "awaited", {"broker", "servers", "round"}),
+    ("splitee_server_waiting_seconds_total", "awaited", {"client", "stream"}),
+    ("splitee_streams_total", "change", {"claimed", "committed"}),
+    ("splitee_checkpoint_bytes_total", "kind", {"checkpoint", "commit"}),
+    ("splitee_dead_letters_total", "kind", {"malformed"}),
+    ("splitee_dropouts_total", "kind", {"silent"}),
+    ("splitee_reconnects_total", "role", {"coordinator", "server", "client"}),
+)
+METRICS = ("--metrics-port", "0")
+PARTS = {"counter": ("",), "gauge": ("",), "summary": ("_sum", "_count"), "histogram": ("_sum", "_count", "_bucket")}
+
+
+@pytest.fixture
+def prometheus(tmp_path: Path) -> Iterator[Prometheus]:
+    with installed(start_prometheus(tmp_path / "prometheus")) as started:
+        yield started
+
+
+@pytest.fixture
+def proxy(rabbitmq_url: str) -> Iterator[Proxy]:
+    with proxied(rabbitmq_url) as made:
+        yield made
+
+
+@pytest.fixture
+def transport(rabbitmq_url: str) -> Iterator[RabbitTransport]:
+    made = RabbitTransport(rabbitmq_url)
+    yield made
+    made.close()
+
+
+def wait_for(holds: Callable[[], object], what: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < deadline, what()
+        time.sleep(0.1)
+
+
+def address_of(node: Node) -> str:
+    """Return HOST:PORT of a role's metrics, which it says in a line."""
+
+    def said() -> re.Match[str] | None:
+        return re.search(r"metrics at http://(127\.0\.0\.1:\d+)/metrics\n", node.text())
+
+    wait_for(said, node.text)
+    found = said()
+    assert found is not None
+    return found[1]
+
+
+def health_of(node: Node) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://{address_of(node)}/healthz", timeout=30) as answer:
+            return answer.status, json.loads(answer.read())["reason"]
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read())["reason"]
+
+
+def lint(node: Node) -> str:
+    """Return what Prometheus' own tool has to say about a role's metrics."""
+    promtool = shutil.which("promtool")
+    assert promtool is not None
+    with urllib.request.urlopen(f"http://{address_of(node)}/metrics", timeout=30) as answer:
+        done = subprocess.run([promtool, "check", "metrics"], input=answer.read(), capture_output=True, check=False)
+    return f"{done.returncode} {done.stdout.decode()}{done.stderr.decode()}"
+
+
+def steal(transport: RabbitTransport, queue: str) -> Frame:
+    """Take the first message out of a queue for good."""
+    taken: SimpleQueue[Delivery | Reopened] = SimpleQueue()
+    subscription = transport.subscribe(queue, 1, taken.put)
+    first = taken.get(timeout=PATIENCE)
+    assert isinstance(first, Delivery)
+    subscription.ack([first])
+    subscription.close()
+    return decode(first.body, Frame)
+
+
+def late_request(client: str) -> bytes:
+    """Return an inference request that nobody waits for any more when it is looked at."""
+    features = WireTensor(dtype="float32", shape=(1, 4, 8, 8), data=bytes(4 * 4 * 8 * 8))
+    return encode(InferenceRequest(client=client, request="late", patience=1e-9, version=0, cut=3, features=features))
+
+
+def disturb(deployment: Deployment, nodes: dict[str, Node], server: Node, transport: RabbitTransport, proxy: Proxy) -> None:
+    """Let go wrong what a metric counts; return when it has."""
+    queue = topology.inference(deployment.run, deployment.setup.experiment().transport).name
+    server.wait_for(GapFound)
+    server.wait_for(MessageRefused)
+    server.wait_for(DuplicatesDropped)
+    transport.publish(queue, late_request("client-01"))
+    server.wait_for(InferenceLate)
+    proxy.cut(stay_down=True)
+    for node in nodes.values():
+        wait_for(lambda node=node: health_of(node)[0] == 503, node.text)
+        assert health_of(node) == (503, "RabbitMQ cannot be reached")
+    proxy.restore()
+    for node in nodes.values():
+        wait_for(lambda node=node: health_of(node) == (200, "running"), node.text)
+
+
+def test_every_metric_moves_and_none_is_unknown(
+    prometheus: Prometheus, proxy: Proxy, transport: RabbitTransport, deploy: Deploy
+) -> None:
+    deployment = deploy(*PACED, "transport.heartbeat_timeout=6", broker=proxy.url)
+    deployment.flags = METRICS
+    nodes = {"coordinator": deployment.coordinator(), **deployment.clients()}
+    for node in nodes.values():
+        prometheus.scrape(address_of(node))
+    queue = f"splitee.{deployment.run}.activations.client-01"
+    nodes["client-01"].wait_for(FeaturesPublished, lambda event: event["sequence"] == 1)
+    assert steal(transport, queue).sequence == 0
+    transport.publish(queue, b"nonsense")
+    server = nodes["server"] = deployment.server()
+    prometheus.scrape(address_of(server))
+    server.wait_for(StreamClaimed)
+    assert [lint(node) for node in (nodes["coordinator"], server, nodes["client-01"])] == ["0 "] * 3
+    disturb(deployment, nodes, server, transport, proxy)
+    nodes.pop("client-03").kill()
+    for node in nodes.values():
+        assert node.wait() == 0, node.text()
+    metrics = Metrics("inference")
+    with Exporter("127.0.0.1", 0, metrics.registry, Health("inference")) as exporter:
+        prometheus.scrape(f"127.0.0.1:{exporter.port}")
+        with InferenceClient.open(deployment.output, max_entropy=0.0, emit=metrics) as client:
+            client.predict(torch.rand(4, 1, 8, 8))
+        wait_for(lambda: "splitee_inference_seconds_count" in prometheus.moved(), prometheus.moved)
+    expected = {f"{one.name}{part}" for one in DEFINITIONS for part in PARTS[one.kind]}
+    assert prometheus.moved() == expected, "what is in the table moves"
+    assert prometheus.names() == expected, "and nothing else is there"
+    assert prometheus.types() == {one.name.removesuffix("_total"): one.kind for one in DEFINITIONS}
+    for name, label, values in LABELS:
+        assert prometheus.moving(label, name) >= values, name
+
+
+def test_a_whole_run_in_one_process(command: Callable[..., Node], deploy: Deploy) -> None:
+    deployment = deploy(*PACED[:3], "training.rounds=40")
+    node = command("train", *deployment.setup.flags(), "--output", str(deployment.output), *METRICS, "--metrics-by-client")
+    node.wait_for(RoundClosed)
+    assert health_of(node) == (200, "running")
+    with urllib.request.urlopen(f"http://{address_of(node)}/metrics", timeout=30) as answer:
+        text = answer.read().decode()
+    for series in ('server_samples_total{cut="3"}', 'client_samples_total{client="client-01",cut="3"}', "round_seconds_count"):
+        assert re.search(rf"^splitee_{re.escape(series)} [1-9]", text, re.MULTILINE), text
+    one = command("train", *deployment.setup.flags(), "--output", str(deployment.output), "--metrics-port", address_of(node)[10:])
+    assert "Address already in use; choose another --metrics-port" in one_line(one)
