@@ -137,6 +137,7 @@ TOGETHER = [  # in one run, one process of each role is killed
         ((B.FREEZE_AND_AVERAGE, 1), (B.LAYERS_AND_HALVES, 1), (B.ANSWER_AND_ANSWER, 2)),
         ((B.HALF_AND_LOAD, 1), (B.LOAD_AND_SNAPSHOT, 1), (B.STEP_AND_PUBLISH, 5)),
         average="all",
+        settings=("transport.message_limit=3000",),  # halves travel in parts, both ways
     ),
 ]
 REFUSALS = Crashes(((B.REFUSAL_AND_LETTER, 1), (B.LETTER_AND_CONFIRM, 2), (B.CONFIRM_AND_REFUSAL_ACK, 2)))
