@@ -72,7 +72,7 @@ $(INSTALLED): pyproject.toml
 
 services:
 	@PATH="$$PATH:/usr/sbin:/usr/local/sbin"; missing=(); \
-	for server in rabbitmq-server redis-server; do command -v $$server >/dev/null || missing+=($$server); done; \
+	for server in rabbitmq-server redis-server prometheus; do command -v $$server >/dev/null || missing+=($$server); done; \
 	[ $${#missing[@]} -gt 0 ] || exit 0; \
 	by_hand="Missing: $${missing[*]}. Install with: apt-get install $${missing[*]} (as root), or your system's package manager."; \
 	command -v apt-get >/dev/null || { echo "$$by_hand" >&2; exit 1; }; \
