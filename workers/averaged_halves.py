@@ -13,6 +13,7 @@ from broker.transport import Delivery, Reopened, Subscription, Transport
 from learning.errors import TensorError
 from learning.tensors import State, unpack
 from workers.link import Link
+from workers.refusals import kind_of
 from workers.run_settings import RunSettings
 
 PREFETCH = 2  # frames, each up to the message limit
@@ -61,10 +62,10 @@ class AveragedHalves:
             self._ask(self._request)
         return None
 
-    def refuse(self, reason: str) -> None:
+    def refuse(self, error: TensorError) -> None:
         """Say that what ``after`` has returned is of no use; it is asked for again, though not at once."""
         self._due = time.monotonic() + self._settings.heartbeat_interval
-        self._say_refused(reason)
+        self._say_refused(error)
 
     def forget(self) -> None:
         """Drop what is here of an answer: the run went back, and the round's end may average anew."""
@@ -106,7 +107,7 @@ class AveragedHalves:
             self._take(decode(item.body, Frame), request)
         except (MalformedMessage, TensorError) as error:
             self._frames = {}
-            self._say_refused(str(error))
+            self._say_refused(error)
 
     def _take(self, frame: Frame, request: HalfRequest) -> None:
         """Take a frame of the answer; raise MalformedMessage or TensorError if it is none."""
@@ -128,5 +129,5 @@ class AveragedHalves:
             raise TensorError(f"the half after round {answer.round} at cut {answer.cut}, not {request.round} at cut {request.cut}")
         self._found, self._frames = unpack(answer.half), {}
 
-    def _say_refused(self, reason: str) -> None:
-        self._emit(MessageRefused(queue=self._replies.name, reason=reason))
+    def _say_refused(self, error: Exception) -> None:
+        self._emit(MessageRefused(queue=self._replies.name, reason=str(error), kind=kind_of(error)))

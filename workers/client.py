@@ -231,7 +231,7 @@ class ClientWorker:
         try:
             self._training.align(round, state)
         except TensorError as error:
-            averaged.refuse(str(error))
+            averaged.refuse(error)
 
     def _listen_for_halves(self) -> AveragedHalves | None:
         """Return the way to averaged halves; None if the broker is away."""

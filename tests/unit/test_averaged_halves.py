@@ -235,7 +235,7 @@ def test_one_that_does_not_fit_is_not_asked_for_at_once() -> None:
     given(way)
     for _ in range(2):
         way.after(1, way.coordinate)  # at once, each time
-    way.client.refuse("it does not fit")
+    way.client.refuse(TensorError("it does not fit"))
     assert way.client.after(1, 1, 2) is None
     way.link.close()
     way.there.handle(0)
