@@ -66,7 +66,8 @@ def _section(title: str, drawn: dict[str, Figure], names: tuple[str, ...], *more
     chosen = [drawn[name] for name in names if name in drawn]
     if not chosen and not any(more):
         return ""
-    row = f'<div class="row">{"".join(map(_figure, chosen))}</div>' if chosen else ""
+    thirds = " thirds" if sum(len(figure.panels) == 1 for figure in chosen) % 3 == 0 else ""  # leaves no gap
+    row = f'<div class="row{thirds}">{"".join(map(_figure, chosen))}</div>' if chosen else ""
     return f"<section><h2>{escape(title)}</h2>{row}{''.join(more)}</section>"
 
 

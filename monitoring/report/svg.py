@@ -7,8 +7,8 @@ from monitoring.report.figure import CROSS, Axis, Figure, Panel, Point, Series, 
 from monitoring.report.scale import Scale, scales
 
 COLOURS = 7
-WIDTH, HEIGHT = 480, 300
-LEFT, RIGHT, TOP, BOTTOM = 58, 22, 30, 50  # margins of the plot
+WIDTH, HEIGHT = 480, 310
+LEFT, RIGHT, TOP, BOTTOM = 58, 22, 36, 54  # margins of the plot: room for the largest letters that the page gives it
 MOST_POINTS = 400  # of a line; more than the pixels it is drawn on
 MOST_MARKERS = 25
 
@@ -45,7 +45,7 @@ def mark(filled: bool) -> str:
 
 def _panel(figure: Figure, panel: Panel, x: Scale, y: Scale) -> str:
     label = f"{figure.title}{', ' + panel.title if panel.title else ''}. {described(figure, panel)}"
-    title = f'<text class="panel-title" x="{WIDTH - RIGHT}" y="16" text-anchor="end">{escape(panel.title)}</text>'
+    title = f'<text class="panel-title" x="{WIDTH - RIGHT}" y="18" text-anchor="end">{escape(panel.title)}</text>'
     return "".join(
         (
             f'<svg class="chart" role="img" viewBox="0 0 {WIDTH} {HEIGHT}" aria-label="{escape(label)}">',
@@ -59,7 +59,7 @@ def _panel(figure: Figure, panel: Panel, x: Scale, y: Scale) -> str:
 
 def _axes(figure: Figure, x: Scale, y: Scale) -> str:
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
-    parts = [f'<text class="axis-title" x="2" y="16">{escape(figure.y.title)}</text>']
+    parts = [f'<text class="axis-title" x="2" y="18">{escape(figure.y.title)}</text>']
     for value, text in zip(y.ticks, y.labels, strict=True):
         at = y.place(value, bottom, TOP)
         parts.append(f'<path class="grid" d="M{LEFT} {at:.1f}H{right}"/>')
