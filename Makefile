@@ -9,13 +9,13 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 ARGS ?=
 
-.PHONY: help setup services train check test soak chaos fuzz bench docs
+.PHONY: help setup services browser train check test soak chaos fuzz bench docs
 
 help:
 	@echo "make train   train the digits experiment in this one process (ARGS='--set training.rounds=3')"
 	@echo "make setup   install everything, with RabbitMQ and Redis for distributed runs and the tests"
 	@echo "make check   lint, formatting, types and import contracts"
-	@echo "make test    all tests (ARGS='-k name'), against a RabbitMQ and a Redis of their own"
+	@echo "make test    all tests (ARGS='-k name'), against a RabbitMQ, a Redis and a Chromium of their own"
 	@echo "make chaos   runs in which everything fails at random, and must end as if nothing had (ARGS='--seeds 0-99')"
 	@echo "make soak    minutes of standing still and hundreds of rounds: memory, queues and keys against their bounds"
 	@echo "make fuzz    a million mutated messages through the decoder and a server worker (ARGS='--count 10000 --seed 1')"
@@ -34,7 +34,7 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-test: $(INSTALLED) services
+test: $(INSTALLED) services browser
 	$(BIN)/pytest -n 3 --dist worksteal $(ARGS)
 
 chaos: $(INSTALLED) services
@@ -70,13 +70,23 @@ $(INSTALLED): pyproject.toml
 	    | { grep --line-buffered -oE 'Downloading .*\([0-9.]+ [MG]B\)|Installing collected packages|Successfully installed' || true; }
 	@touch $@
 
+# Installs what is missing of COMMAND=PACKAGE ..., with apt-get as root; says what to do by hand where that cannot be.
+define installed
+@( PATH="$$PATH:/usr/sbin:/usr/local/sbin"; missing=(); \
+for wanted in $(1); do command -v "$${wanted%=*}" >/dev/null || missing+=("$${wanted#*=}"); done; \
+[ $${#missing[@]} -gt 0 ] || exit 0; \
+by_hand="Missing: $${missing[*]}. Install with: apt-get install $${missing[*]} (as root), or your system's package manager."; \
+command -v apt-get >/dev/null || { echo "$$by_hand" >&2; exit 1; }; \
+sudo=; [ "$$(id -u)" -eq 0 ] || { sudo -n true 2>/dev/null && sudo="sudo -n"; } || { echo "$$by_hand" >&2; exit 1; }; \
+echo "Installing $${missing[*]} with apt-get."; \
+$$sudo apt-get update -qq && \
+$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$${missing[@]}" >/dev/null )
+endef
+
 services:
-	@PATH="$$PATH:/usr/sbin:/usr/local/sbin"; missing=(); \
-	for server in rabbitmq-server redis-server prometheus; do command -v $$server >/dev/null || missing+=($$server); done; \
-	[ $${#missing[@]} -gt 0 ] || exit 0; \
-	by_hand="Missing: $${missing[*]}. Install with: apt-get install $${missing[*]} (as root), or your system's package manager."; \
-	command -v apt-get >/dev/null || { echo "$$by_hand" >&2; exit 1; }; \
-	sudo=; [ "$$(id -u)" -eq 0 ] || { sudo -n true 2>/dev/null && sudo="sudo -n"; } || { echo "$$by_hand" >&2; exit 1; }; \
-	echo "Installing $${missing[*]} with apt-get."; \
-	$$sudo apt-get update -qq; \
-	$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$${missing[@]}" >/dev/null
+	$(call installed,rabbitmq-server=rabbitmq-server redis-server=redis-server prometheus=prometheus)
+
+# Packages have these names on Debian; elsewhere the other tests can do without.
+browser:
+	$(call installed,chromium=chromium chromedriver=chromium-driver) \
+	    || { [ -z "$${CI:-}" ] && echo "Without a browser the tests that need one are skipped." >&2; }
