@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from broker import codec, topology
+from broker.client_counts import ClientCounts
 from broker.codec import decode, encode
 from broker.events import Event, MessageRefused, Waiting
 from broker.mailbox import Mailbox
@@ -52,7 +53,7 @@ class Way:
         self.subscription = self.control.subscribe(queue.name, 1000, self.there.sink(self._heard))
         self.answers = HalfAnswers(base.run, self.transport, self.run.ledger, self.control, self.there)
         self.here, self.said = Mailbox(), list[Event]()
-        self.link = Link(base.run, "a", MemoryTransport(self.broker), self.here, self.said.append)
+        self.link = Link(base.run, "a", MemoryTransport(self.broker), self.here, self.said.append, ClientCounts)
         most = half_bytes(small(), 2)
         self.client = AveragedHalves(MemoryTransport(self.broker), self.settings, "a", most, self.link, self.here, self.said.append)
 
