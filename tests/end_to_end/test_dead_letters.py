@@ -23,7 +23,7 @@ from tests.contract.transports import eventually_depth
 from tests.end_to_end import harness
 from tests.end_to_end.conftest import Deploy
 from tests.end_to_end.harness import PATIENCE, summary
-from workers import stream
+from workers import effects
 
 BATCH = 8
 ONE_CLIENT = (
@@ -40,7 +40,7 @@ ONE_CLIENT = (
 def older_server(run: str, broker: str, store: str, refused: int) -> None:
     """A server worker that does not understand the first batches that it sees, whenever they come."""
     unknown: list[bytes] = []
-    check = stream.check_activations
+    check = effects.check_activations
 
     def check_as_an_older_version(message: Any, *arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
         if len(unknown) < refused and message.features.data not in unknown:
@@ -49,7 +49,7 @@ def older_server(run: str, broker: str, store: str, refused: int) -> None:
             raise TensorError("written by a newer version")
         return check(message, *arguments)
 
-    stream.check_activations = check_as_an_older_version
+    effects.check_activations = check_as_an_older_version
     report_errors(lambda: roles.server(run=run, broker=broker, store=store))
 
 
