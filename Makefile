@@ -13,9 +13,9 @@ ARGS ?=
 
 help:
 	@echo "make train   train the digits experiment in this one process (ARGS='--set training.rounds=3')"
-	@echo "make setup   install everything, with RabbitMQ and Redis for distributed runs and the tests"
+	@echo "make setup   install everything, with RabbitMQ and Redis for distributed runs, and Prometheus for the tests"
 	@echo "make check   lint, formatting, types and import contracts"
-	@echo "make test    all tests (ARGS='-k name'), against a RabbitMQ, a Redis and a Chromium of their own"
+	@echo "make test    all tests (ARGS='-k name'), against a RabbitMQ, a Redis, a Prometheus and a Chromium of their own"
 	@echo "make chaos   runs in which everything fails at random, and must end as if nothing had (ARGS='--seeds 0-99')"
 	@echo "make soak    minutes of standing still and hundreds of rounds: memory, queues and keys against their bounds"
 	@echo "make fuzz    a million mutated messages through the decoder and a server worker (ARGS='--count 10000 --seed 1')"
