@@ -268,6 +268,7 @@ def _splitee(arguments: list[str], log: str, channel: Connection, arm: Arm | Non
     with Path(log).open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which tests that were started in the background inherit ignored
     faulthandler.register(signal.SIGUSR1)  # for a process that hangs: where each of its threads is goes into its log
     lock = threading.Lock()
 
