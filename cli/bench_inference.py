@@ -42,7 +42,7 @@ class Scale:
     width: int = 64
     batch: int = 64
     seconds: float = 10.0
-    repetitions: int = 3
+    repetitions: int = 5
     requests: int = 30
     requesters: tuple[int, ...] = (1, 8, 64)
 
