@@ -1,7 +1,7 @@
 """The paper's experiments as lists of ordinary runs: which variants, at which cuts, from which seeds, in which size."""
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -33,26 +33,23 @@ class Variant:
     own_clients: bool = False
 
 
-_AVERAGING, _SEQUENTIAL = "training.strategy=averaging", "training.strategy=sequential"
-_ALL, _INTERLEAVE = "training.average=all", "training.interleave=true"
+def _training(strategy: str, *, average: str = "server", interleave: bool = False) -> tuple[str, ...]:
+    return (f"training.strategy={strategy}", f"training.average={average}", f"training.interleave={str(interleave).lower()}")
+
 
 _PAPER = {
-    "sequential": Variant((_SEQUENTIAL,)),
-    "averaging": Variant((_AVERAGING,)),
-    "centralized": Variant(("training.strategy=centralized",), split=False),
-    "distributed": Variant(("training.strategy=distributed",)),
-    "alone": Variant(("training.strategy=alone",), split=False),
+    "sequential": Variant(_training("sequential")),
+    "averaging": Variant(_training("averaging")),
+    "centralized": Variant(_training("centralized"), split=False),
+    "distributed": Variant(_training("distributed")),
+    "alone": Variant(_training("alone"), split=False),
 }
 _BEYOND = {
-    "average-all": Variant((_AVERAGING, _ALL), own_clients=True),
-    "interleave": Variant((_SEQUENTIAL, _INTERLEAVE)),
-    "interleave-average-all": Variant((_SEQUENTIAL, _INTERLEAVE, _ALL), own_clients=True),
+    "average-all": Variant(_training("averaging", average="all"), own_clients=True),
+    "interleave": Variant(_training("sequential", interleave=True)),
+    "interleave-average-all": Variant(_training("sequential", average="all", interleave=True), own_clients=True),
 }
-WIRE = {
-    "float32": Variant((_AVERAGING, "transport.wire_dtype=float32")),
-    "float16": Variant((_AVERAGING, "transport.wire_dtype=float16")),
-    "uint8": Variant((_AVERAGING, "transport.wire_dtype=uint8")),
-}
+WIRE = {name: Variant((*_training("averaging"), f"transport.wire_dtype={name}")) for name in ("float32", "float16", "uint8")}
 STRATEGIES = _PAPER | _BEYOND
 VARIANTS = STRATEGIES | WIRE
 
@@ -144,20 +141,31 @@ def _cuts(request: Request, variant: str) -> Iterator[tuple[int, ...]]:
 def _trial(request: Request, folder: Path, variant: str, cuts: tuple[int, ...], seed: int) -> Trial:
     at = f"-cut-{cuts[0]}" if len(cuts) == 1 and VARIANTS[variant].split else ""
     file, base = _BASES[request.scale]
-    overrides = [
+    free = [
         *base,
         *_data(request),
         _LAST_ONLY,
-        f"clients.count={CLIENTS}",
-        f"clients.cuts={list(cuts)}",
         *([f"training.rounds={request.rounds}"] if request.rounds else []),
         *request.overrides,
+    ]
+    fixed = [
+        f"clients.count={CLIENTS}",
+        f"clients.cuts={list(cuts)}",
         *VARIANTS[variant].overrides,
         f"training.seed={seed}",
         f"name={request.trains}-{variant}{at}-seed-{seed}",
     ]
-    experiment = load_experiment(_EXPERIMENTS / file, overrides, environ={})
+    _check_free(request.overrides, fixed)
+    experiment = load_experiment(_EXPERIMENTS / file, [*free, *fixed], environ={})
     return Trial(variant, cuts, seed, folder / f"{variant}{at}" / f"seed-{seed}", experiment)
+
+
+def _check_free(overrides: Iterable[str], fixed: Iterable[str]) -> None:
+    """Raise CommandError for an override of what makes a run the run that it is."""
+    keys = {setting.partition("=")[0] for setting in fixed}
+    for override in overrides:
+        if override.partition("=")[0].strip() in keys:
+            raise CommandError(f"--set {override}: what is reproduced says that itself; choose with --strategies and --seeds")
 
 
 def _data(request: Request) -> Iterator[str]:

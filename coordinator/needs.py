@@ -11,9 +11,10 @@ from coordinator.experiment import Experiment
 from coordinator.store.interface import Usage
 from learning.halves import client_modules
 from learning.layers import Network
-from learning.strategies import group, is_split
+from learning.strategies import averaged, group, is_split
 
 MOMENTS = {"adam": 2, "adamw": 2, "sgd": 1}
+_HEADERS = 33 / 32  # of safetensors, and an optimizer's step counts; on a small network they are some 3 %
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,9 @@ class Needs:
 def compute_needs(experiment: Experiment, network: Network, samples: int | None) -> Needs:
     """Return what a run needs; samples: of the whole training split, None if unknown.
 
-    The store holds, for each replica, layers and optimizer state of the round being trained beside those it started from, a
-    checkpoint on its way and, where a stream has several clients, savepoints; and the shared layers of two versions. Where
+    The store holds, for each replica, layers and optimizer state of its last checkpoint and of one on its way and, where a stream
+    has several clients, savepoints; where the next round starts from a replica's own, that of two closed rounds, too; and the
+    shared layers of two versions. Where
     clients' halves are averaged, those of the round and the averages of two versions are there too, and a half of each client
     may be on its way up and another down. Baselines use neither store nor broker.
     """
@@ -48,11 +50,12 @@ def compute_needs(experiment: Experiment, network: Network, samples: int | None)
     sizes = {number: _layer_bytes(network, number) for number in range(2, network.depth + 1)}
     cuts = {entry.id: entry.cut for entry in entries}
     streams = group([(index, entry.id) for index, entry in enumerate(entries)], training)
+    closed = 2 if training.optimizer_state == "keep" or not averaged(training) else 0
     replicas = 0
     for members in streams.values():
         first = min(cuts[member] for member in members) + 1
         layers = sum(sizes[number] for number in range(first, network.depth + 1))
-        copies = (3 if training.optimizer_state == "keep" else 2) + min(len(members) - 1, 2)
+        copies = 2 + closed + min(len(members) - 1, 2)
         replicas += layers * (1 + MOMENTS[training.server.name]) * copies
     shared = 2 * sum(sizes[number] for number in range(min(cuts.values()) + 1, network.depth + 1))
     batch = max(math.prod(network.feature_shape(cut)) for cut in cuts.values()) * ITEM_SIZES[str(transport.wire_dtype)]
@@ -60,7 +63,7 @@ def compute_needs(experiment: Experiment, network: Network, samples: int | None)
     backlog = min(per_client, transport.run_ahead_bytes) if samples else transport.run_ahead_bytes
     kept, sent = _halves(experiment, network) if training.average == "all" else (0, 0)
     fits = per_client <= transport.run_ahead_bytes
-    return Needs(replicas + shared + kept, backlog * len(entries) + 2 * sent, len(streams), fits)
+    return Needs(math.ceil(_HEADERS * (replicas + shared)) + kept, backlog * len(entries) + 2 * sent, len(streams), fits)
 
 
 def check_store(needs: Needs, usage: Usage) -> None:

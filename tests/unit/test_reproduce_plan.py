@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from cli.errors import CommandError
 from cli.reproduce_plan import CUTS, STRATEGIES, VARIANTS, ExperimentName, Request, plan
 from cli.reproduce_table import mismatches, read, table_of
 
@@ -48,6 +49,15 @@ def test_wire_is_averaging_at_the_heterogeneous_cuts(tmp_path: Path) -> None:
     for trial in trials:
         assert (trial.experiment.transport.wire_dtype, trial.experiment.training.strategy) == (trial.variant, "averaging")
         assert [entry.cut for entry in trial.experiment.clients.roster()] == [3] * 4 + [4] * 4 + [5] * 4
+
+
+@pytest.mark.parametrize("override", ["training.average=all", "training.strategy=alone", "clients.count=3", "training.seed=7"])
+def test_what_a_run_is_cannot_be_overridden(tmp_path: Path, override: str) -> None:
+    with pytest.raises(CommandError, match=rf"^--set {override}: what is reproduced says that itself"):
+        plan(Request("heterogeneous", data="digits", overrides=("model.width=4", override)), tmp_path)
+    assert plan(Request("heterogeneous", data="digits", overrides=("transport.wire_dtype=uint8",)), tmp_path)
+    with pytest.raises(CommandError, match=r"^--set transport.wire_dtype=uint8"):
+        plan(Request("wire", data="digits", overrides=("transport.wire_dtype=uint8",)), tmp_path)
 
 
 def test_the_command_is_what_was_asked_for() -> None:
