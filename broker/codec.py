@@ -48,8 +48,7 @@ def decode(data: bytes, *kinds: type[M]) -> M:
 
 def split(message: Message, client: str, incarnation: int, round: int, sequence: int, limit: int) -> list[bytes]:
     """Return a data message as encoded frames, each of at most ``limit`` bytes."""
-    body = encode(message)
-    room = limit - min(_FRAME_OVERHEAD, limit // 2)
+    body, room = encode(message), _room(limit)
     pieces = [body[start : start + room] for start in range(0, len(body), room)] if len(body) > room else [body]
     return [
         encode(
@@ -57,6 +56,11 @@ def split(message: Message, client: str, incarnation: int, round: int, sequence:
         )
         for part, piece in enumerate(pieces)
     ]
+
+
+def parts(size: int, limit: int) -> int:
+    """Return in how many frames, each of at most ``limit`` bytes, a message of so many bytes travels."""
+    return max(1, -(-size // _room(limit)))
 
 
 def join(frames: Sequence[Frame], *kinds: type[M]) -> M:
@@ -71,6 +75,10 @@ def first_fault(error: ValidationError) -> str:
     fault = error.errors(include_url=False, include_input=False)[0]
     where = ".".join(part if isinstance(part, str) and part.isidentifier() else _shown(part) for part in fault["loc"])
     return f"{where[:200] or 'fields'}: {fault['msg']}"[:500]
+
+
+def _room(limit: int) -> int:
+    return limit - min(_FRAME_OVERHEAD, limit // 2)
 
 
 def _unpack(data: bytes) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from pika.adapters.utils import io_services_utils
 from pika.channel import Channel as Channel  # named by the files that use channels: pika itself is imported here
 from pika.exceptions import AMQPError, ConnectionClosedByClient
 
+from broker.address import parameters
 from broker.errors import BrokerError, BrokerRefused, BrokerUnavailable
 from broker.failures import Backoff, translate
 
@@ -33,17 +34,27 @@ class Connection:
     url: an AMQP URL as pika reads it; heartbeat and timeout in seconds.
     on_open: called on the I/O thread with every new connection; answers, sooner or later, with ``mark_ready`` or ``fail``.
     on_lost: called on the I/O thread when a connection that was open is gone, and all its channels with it.
+    may_be_away: whether it is enough to begin with that the connection is tried.
     """
 
     def __init__(
-        self, url: str, *, heartbeat: int, timeout: float, on_open: Callable[[], None], on_lost: Callable[[], None]
+        self,
+        url: str,
+        *,
+        heartbeat: int,
+        timeout: float,
+        may_be_away: bool,
+        on_open: Callable[[], None],
+        on_lost: Callable[[], None],
     ) -> None:
-        self._parameters = _parameters(url, heartbeat, timeout)
+        self._parameters = parameters(url, heartbeat, timeout)
         self.address = f"{'amqps' if self._parameters.ssl_options else 'amqp'}://{self._parameters.host}:{self._parameters.port}"
         self.timeout = timeout
+        self._may_be_away = may_be_away
         self._on_open = on_open
         self._on_lost = on_lost
-        self._failure: BrokerError = BrokerUnavailable("no answer")
+        self._failure: BrokerError = BrokerUnavailable("nothing is heard of it")
+        self._warned: type[BrokerError] | None = None  # of what kind the failure was that the log has, of this absence
         self._first: Future[None] = Future()
         self._backoff = Backoff()
         self._state = threading.Condition()
@@ -70,16 +81,19 @@ class Connection:
         return self._is_ready
 
     def start(self, timeout: float) -> None:
-        """Connect; raise BrokerUnavailable after so many seconds, BrokerRefused where trying again is useless."""
+        """Connect; raise BrokerUnavailable after so many seconds, BrokerRefused where trying again is useless.
+
+        Where the broker may be away, the first try that it does not answer within them goes on in the background.
+        """
         self._thread.start()
         try:
             self._first.result(timeout)
-        except TimeoutError:
+        except (TimeoutError, BrokerRefused) as error:
+            if self._may_be_away and isinstance(error, TimeoutError):
+                self.call(self._go_on_without)
+                return
             self.close()
             raise self.unavailable() from None
-        except BrokerRefused:
-            self.close()
-            raise
 
     def unavailable(self) -> BrokerError:
         """Return the error for a call that had to be given up."""
@@ -180,6 +194,7 @@ class Connection:
     def mark_ready(self) -> None:
         """Say that the connection can be used."""
         self._backoff.reset()
+        self._warned = None
         self._set_ready(True)
         if not self._first.done():
             self._first.set_result(None)
@@ -214,7 +229,8 @@ class Connection:
                 self._loop.start()
                 break
             except Exception:  # a fault inside pika must not end every role's traffic for good
-                log.exception("the I/O loop of %s failed; connecting anew", self.address)
+                if not self._stopping:  # else it is known: pika asserts what does not hold where a handshake is aborted
+                    log.exception("the I/O loop of %s failed; connecting anew", self.address)
                 self._closed(self._pika, BrokerUnavailable("the I/O loop failed"))
         self._on_lost()
         self._loop.close()
@@ -251,12 +267,19 @@ class Connection:
         self.call_later(self._backoff.next(), self._connect)
 
     def _record(self, error: BrokerError) -> None:
-        repeated = str(error) == str(self._failure)
         self._failure = error
-        if self._first.done() and not repeated:
-            log.warning("RabbitMQ at %s: %s; trying again", self.address, error)
-        elif isinstance(error, BrokerRefused) and not self._first.done():
+        if not self._first.done() and isinstance(error, BrokerRefused):
             self._first.set_exception(self.unavailable())
+        elif self._first.done() or self._may_be_away:
+            if type(error) is not self._warned:
+                self._warned = type(error)
+                log.warning("%s; trying again", self.unavailable())
+            if not self._first.done():
+                self._first.set_result(None)
+
+    def _go_on_without(self) -> None:
+        if not self._first.done():
+            self._record(self._failure)
 
     def _shut(self) -> None:
         self._loop.call_later(_CLOSE_GRACE, self._loop.stop)
@@ -265,19 +288,6 @@ class Connection:
             self._loop.stop()
         elif not connection.is_closing:
             connection.close()
-
-
-def _parameters(url: str, heartbeat: int, timeout: float) -> Any:
-    try:
-        if not url.startswith(("amqp://", "amqps://")):
-            raise ValueError
-        parameters = pika.URLParameters(url)
-        parameters.heartbeat = heartbeat
-        parameters.socket_timeout = parameters.stack_timeout = timeout
-    except (ValueError, TypeError, LookupError):
-        raise BrokerRefused("the broker's address is not a URL like amqp://user:password@host:5672/vhost") from None
-    parameters.client_properties = {"connection_name": "splitee"}
-    return parameters
 
 
 def _guarded(function: Callable[..., object], *args: object) -> None:

@@ -49,6 +49,7 @@ class RabbitSubscription:
         self._finished = False
         self._closers: list[Future[None]] = []
         self._backoff = Backoff()
+        self._warned = ""
 
     @property
     def generation(self) -> int:
@@ -160,7 +161,8 @@ class RabbitSubscription:
         if self._finished:
             self._settle_finished()
         elif self._connection.is_ready:  # else it is opened again with the connection
-            if not isinstance(error, BrokerUnavailable):
+            if not isinstance(error, BrokerUnavailable) and str(error) != self._warned:
+                self._warned = str(error)
                 log.warning("consumer of %s: %s; trying again", self.queue, error)
             self._connection.call_later(self._backoff.next(), self.open)
 

@@ -5,23 +5,19 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
-from itertools import takewhile
-from typing import Any
 
-import pika
-
-from broker.connection import Channel, Connection, Work
+from broker.connection import Connection, Work
 from broker.consumer import RabbitSubscription
-from broker.errors import BrokerError, UnknownQueue
-from broker.failures import Backoff, translate
+from broker.errors import BrokerError, BrokerUnavailable, UnknownQueue
+from broker.failures import Backoff
+from broker.rabbitmq_publisher import Publisher
 from broker.rabbitmq_queues import declare, declare_exchange, delete, depth
-from broker.topology import EXCHANGE, Queue
+from broker.topology import Queue
 from broker.transport import OnSettled, Settled, Sink, Subscription
 
 log = logging.getLogger(__name__)
 
 _MAX_PREFETCH = 65_535
-_PERSISTENT = 2
 
 
 class RabbitTransport:
@@ -29,17 +25,30 @@ class RabbitTransport:
 
     url: ``amqp://`` or ``amqps://`` as pika reads it; heartbeat in seconds. timeout: seconds until an operation is given up;
     connect_timeout: the same for the first connection.
+    may_be_away: open all the same where the broker does not answer a first time, and go on trying in the background. While there
+    is no connection ``declare`` and ``subscribe`` do not wait: they take effect with the next one, which logs what is refused.
     Raises BrokerUnavailable if there is no connection in that time, BrokerRefused on failed authentication or a
     refused virtual host. Later losses are repaired in the background: queues that were declared here are declared again,
     subscriptions reopened. A quorum queue that cannot be consumed is made again: it was declared just before the broker was killed
     and never gets a leader; what was in it has to be published again.
     """
 
-    def __init__(self, url: str, *, heartbeat: int = 20, timeout: float = 30.0, connect_timeout: float = 30.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        heartbeat: int = 20,
+        timeout: float = 30.0,
+        connect_timeout: float = 30.0,
+        may_be_away: bool = False,
+    ) -> None:
+        self._may_be_away = may_be_away
         self._declared: dict[str, Queue] = {}
         self._leaderless: set[str] = set()
         self._subscriptions: set[RabbitSubscription] = set()
-        self._connection = Connection(url, heartbeat=heartbeat, timeout=timeout, on_open=self._restore, on_lost=self._lose)
+        self._connection = Connection(
+            url, heartbeat=heartbeat, timeout=timeout, may_be_away=may_be_away, on_open=self._restore, on_lost=self._lose
+        )
         self._publisher = Publisher(self._connection, on_ready=self._on_ready, on_closed=self._on_publisher_closed)
         self._backoff = Backoff()
         self._restores = 0
@@ -48,8 +57,8 @@ class RabbitTransport:
     def declare(self, queue: Queue) -> None:
         """Create a queue if it is not there; raise BrokerRefused if it is there with other arguments."""
         _check_name(queue.name)
-        self._connection.ask(partial(self._connection.once, partial(declare, deque([queue]))))
-        self._connection.call(self._declared.update, {queue.name: queue})
+        asked = self._ask(partial(self._connection.once, partial(declare, deque([queue]))))
+        self._connection.call(self._remember, queue, asked)
 
     def delete(self, name: str) -> None:
         """Delete a queue with what is in it; no error if it is not there."""
@@ -78,20 +87,23 @@ class RabbitTransport:
 
         def start(opened: Future[None]) -> None:
             nonlocal subscription
-            subscription = RabbitSubscription(
-                self._connection, queue, prefetch, sink, opened, self._subscriptions.discard, self._on_unusable
-            )
-            self._subscriptions.add(subscription)
-            subscription.open()
+            subscription = self._subscription(queue, prefetch, sink, opened)
+            self._open(subscription)
 
+        asked = False
         try:
-            self._connection.ask(start)
-        except BrokerError:
-            if subscription is not None:
+            asked = self._ask(start)
+        finally:
+            if not asked and subscription is not None:
                 self._connection.call(subscription.finish)
-            raise
-        assert subscription is not None
-        return subscription
+        if asked:
+            assert subscription is not None
+            return subscription
+        opened: Future[None] = Future()
+        opened.set_result(None)  # whatever comes of it
+        later = self._subscription(queue, prefetch, sink, opened)
+        self._connection.call(self._open, later)
+        return later
 
     def wait_connected(self, timeout: float) -> bool:
         """Wait up to timeout seconds for a connection; return whether there is one."""
@@ -106,7 +118,31 @@ class RabbitTransport:
             finally:
                 self._connection.close()
 
+    def _ask(self, start: Callable[[Future[None]], None]) -> bool:
+        """Return True when the broker has done something, False where it is away and may be."""
+        if self._may_be_away and not self._connection.is_ready:
+            return False
+        try:
+            self._connection.ask(start)
+        except BrokerUnavailable:
+            if not self._may_be_away:
+                raise
+            return False
+        return True
+
+    def _subscription(self, queue: str, prefetch: int, sink: Sink, opened: Future[None]) -> RabbitSubscription:
+        return RabbitSubscription(self._connection, queue, prefetch, sink, opened, self._subscriptions.discard, self._on_unusable)
+
     # The rest runs on the I/O thread.
+
+    def _remember(self, queue: Queue, is_declared: bool) -> None:
+        self._declared[queue.name] = queue
+        if not is_declared and self._connection.is_open:  # the others have been declared already
+            self._step(partial(declare, deque([queue])), lambda: None, failed=partial(_say_undeclared, queue.name))
+
+    def _open(self, subscription: RabbitSubscription) -> None:
+        self._subscriptions.add(subscription)
+        subscription.open()
 
     def _reopen(self, queue: str) -> None:
         for subscription in list(self._subscriptions):
@@ -138,7 +174,7 @@ class RabbitTransport:
         remaining = deque(self._declared.values())
 
         def skip(error: BrokerError) -> None:
-            log.error("cannot declare %s again: %s", remaining.popleft().name, error)
+            _say_undeclared(remaining.popleft().name, error)
             self._step(partial(declare, remaining), self._publisher.open, failed=skip)
 
         self._step(partial(declare, remaining), self._publisher.open, failed=skip)
@@ -187,97 +223,8 @@ class RabbitTransport:
         self._publisher.lose()
 
 
-class Publisher:
-    """The publishing channel with its confirms. Runs on the I/O thread."""
-
-    def __init__(self, connection: Connection, on_ready: Callable[[], None], on_closed: Callable[[BrokerError], None]) -> None:
-        self._connection = connection
-        self._on_ready = on_ready
-        self._on_closed = on_closed
-        self._channel: Channel | None = None
-        self._published = 0  # on this channel: the broker's tag of the latest
-        self._unconfirmed: dict[int, OnSettled] = {}  # by tag, in order
-        self._returned: set[int] = set()
-        self._flushing: list[Future[None]] = []
-
-    def open(self) -> None:
-        """Open a channel with confirms."""
-        self._published = 0
-        try:
-            self._connection.channel(self._on_channel_open, self._on_channel_closed)
-        except BrokerError as error:
-            self._connection.fail(error)
-
-    def publish(self, queue: str, body: bytes, on_settled: OnSettled, ttl: float | None) -> None:
-        """Send one message."""
-        if self._channel is None or not self._channel.is_open:
-            _settle(on_settled, Settled.LOST)
-            return
-        self._published += 1
-        self._unconfirmed[self._published] = on_settled
-        properties = pika.BasicProperties(
-            delivery_mode=_PERSISTENT,
-            message_id=str(self._published),
-            expiration=None if ttl is None else str(max(0, round(ttl * 1000))),
-            user_id=self._connection.user,
-        )
-        self._channel.basic_publish(EXCHANGE, queue, body, properties, mandatory=True)
-
-    def flush(self, flushed: Future[None]) -> None:
-        """Set the future when everything published is settled."""
-        self._flushing.append(flushed)
-        self._check_flushed()
-
-    def lose(self) -> None:
-        """Settle what is unconfirmed as lost."""
-        self._channel = None
-        unconfirmed, self._unconfirmed = self._unconfirmed, {}
-        self._returned.clear()
-        for on_settled in unconfirmed.values():
-            _settle(on_settled, Settled.LOST)
-        self._check_flushed()
-
-    def _on_channel_open(self, channel: Channel) -> None:
-        channel.add_on_return_callback(self._on_return)
-        channel.confirm_delivery(self._on_confirm, callback=lambda _: self._on_confirming(channel))
-
-    def _on_confirming(self, channel: Channel) -> None:
-        self._channel = channel
-        self._on_ready()
-
-    def _on_return(self, _channel: Channel, _method: Any, properties: Any, _body: bytes) -> None:
-        self._returned.add(int(properties.message_id))  # its confirm follows
-
-    def _on_confirm(self, frame: Any) -> None:
-        confirm = frame.method
-        refused = isinstance(confirm, pika.spec.Basic.Nack)
-        tags = [confirm.delivery_tag]
-        if confirm.multiple:
-            tags = list(takewhile(lambda tag: tag <= confirm.delivery_tag, self._unconfirmed))
-        for tag in tags:
-            on_settled = self._unconfirmed.pop(tag, None)
-            unroutable = tag in self._returned
-            self._returned.discard(tag)
-            if on_settled is not None:
-                _settle(on_settled, Settled.REFUSED if refused else Settled.UNROUTABLE if unroutable else Settled.CONFIRMED)
-        self._check_flushed()
-
-    def _on_channel_closed(self, _channel: Channel, reason: Exception) -> None:
-        self.lose()
-        self._on_closed(translate(reason))
-
-    def _check_flushed(self) -> None:
-        if not self._unconfirmed:
-            for flushed in self._flushing:
-                flushed.set_result(None)
-            self._flushing.clear()
-
-
-def _settle(on_settled: OnSettled, settled: Settled) -> None:
-    try:
-        on_settled(settled)
-    except Exception:  # one role's fault must not end the connection that serves all
-        log.exception("an on_settled callback failed")
+def _say_undeclared(queue: str, error: BrokerError) -> None:
+    log.error("cannot declare %s: %s", queue, error)
 
 
 def _ignore(_settled: Settled) -> None:

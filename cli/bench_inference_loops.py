@@ -22,6 +22,7 @@ from workers.trained_run import TrainedRun
 PATIENCE = 60.0  # seconds: nothing may be answered by a client itself here
 _START_SECONDS = 120.0
 _WARM_UP = 3  # batches
+_WARM_UP_REQUESTS = 10  # one after the other: server workers, who take them in turn, load their layers for their first
 
 
 def rates(folder: Path, broker: str | None, processes: int, batch: int, seconds: float) -> float:
@@ -95,6 +96,8 @@ def request(folder: Path, broker: str, number: int, requesters: int, requests: i
                 seconds.append(time.perf_counter() - began)
 
         _await_servers(client, image)
+        for _ in range(_WARM_UP_REQUESTS):
+            client.predict(image)
         start.wait(_START_SECONDS)
         threads = [threading.Thread(target=ask) for _ in range(requesters)]
         for thread in threads:

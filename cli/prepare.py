@@ -7,10 +7,12 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
+from operator import itemgetter
 from pathlib import Path
 
 import torch
 
+from broker.codec import MAX_FRAMES
 from cli.errors import CommandError
 from coordinator.baseline import parts_of
 from coordinator.errors import ExperimentError
@@ -23,6 +25,7 @@ from learning.describe import Description, describe
 from learning.halves import usable_device
 from learning.layers import Network, build_network
 from learning.strategies import is_split
+from workers.batches import half_bytes
 from workers.client_data import open_data
 from workers.run_settings import RunSettings
 
@@ -40,11 +43,14 @@ class Prepared:
 def prepare(experiment: Experiment) -> Prepared:
     """Resolve and check an experiment.
 
-    Raises DataError or ModelError if data, model and cuts do not fit each other, ExperimentError if data and layout do not.
+    Raises DataError or ModelError if data, model and cuts do not fit each other, ExperimentError if data and layout do not, or
+    messages would have too many parts.
     """
     resolved, data, network = resolve_network(experiment)
     for entry in resolved.clients.roster():
         network.check_cut(entry.cut)
+    if is_split(resolved.training):
+        _check_parts(RunSettings.from_json(resolved.to_json()), network, {entry.cut for entry in resolved.clients.roster()})
     record = RunRecord(
         name=resolved.name,
         experiment=resolved.to_json(),
@@ -69,6 +75,18 @@ def resolve_network(experiment: Experiment) -> tuple[Experiment, Description, Ne
     data = describe(resolved.data, seed)
     _check_layout(resolved, data.sample_shape)
     return resolved, data, build_network(resolved.model, data.sample_shape, data.classes, seed)
+
+
+def _check_parts(settings: RunSettings, network: Network, cuts: set[int]) -> None:
+    """Raise ExperimentError if a batch, or an end of round with a client's half, would have more parts than a message may have."""
+    sizes = {cut: max(settings.batch_bytes(network, cut), half_bytes(network, cut)) for cut in cuts or {network.depth - 1}}
+    cut, size = max(sizes.items(), key=itemgetter(1))
+    parts = settings.parts(size)
+    if parts > MAX_FRAMES:
+        raise ExperimentError(
+            f"transport.message_limit = {settings.transport.message_limit}: a client at cut {cut} sends up to {size} bytes in "
+            f"a message, which makes {parts} parts, at most {MAX_FRAMES} are taken; set it to {2 * -(-size // MAX_FRAMES)} or more"
+        )
 
 
 def _check_layout(experiment: Experiment, sample_shape: tuple[int, ...]) -> None:

@@ -8,12 +8,12 @@ from urllib.parse import urlsplit, urlunsplit
 
 
 class Proxy:
-    """Forwards TCP connections. ``url``: the server's, as it is reached through here."""
+    """Forwards TCP connections. ``url``: the server's, as it is reached through here, at a given port or any that is free."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, port: int = 0) -> None:
         parts = urlsplit(url)
         self._target = (parts.hostname, parts.port)
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", port))
         login, at, _ = parts.netloc.rpartition("@")
         self.url = urlunsplit(parts._replace(netloc=f"{login}{at}127.0.0.1:{self._listener.getsockname()[1]}"))
         self._lock = threading.Lock()
@@ -132,10 +132,22 @@ class Proxy:
         destination.sendall(data[whole:])
 
 
+def closed_port() -> int:
+    """Return a port at which nobody listens; a proxy can begin to."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return int(taken.getsockname()[1])
+
+
+def at_port(url: str, port: int) -> str:
+    """Return a server's URL as a proxy at this port will have it."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=f"{parts.netloc.rpartition('@')[0]}@127.0.0.1:{port}"))
+
+
 @contextmanager
-def proxied(url: str) -> Iterator[Proxy]:
+def proxied(url: str, port: int = 0) -> Iterator[Proxy]:
     """Run a proxy for the length of a block."""
-    proxy = Proxy(url)
+    proxy = Proxy(url, port)
     try:
         yield proxy
     finally:

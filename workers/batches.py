@@ -1,5 +1,7 @@
 """Checks of what arrives at a server worker, before anything is computed with it."""
 
+from functools import lru_cache
+
 import torch
 
 from broker.messages import Activations, EndOfRound, WireTensor
@@ -14,12 +16,13 @@ from workers.run_settings import ENVELOPE_BYTES, Bounds, RunSettings
 
 def bounds(settings: RunSettings, network: Network, cut: int, round: int, lanes: int = 1) -> Bounds:
     """Return what an intake holds of a client with a cut in a round, one of so many at once."""
+    marker = half_bytes(network, cut) if settings.training.carries_half(round) else 0
     return Bounds(
-        prefetch=settings.prefetch(network, lanes),
+        prefetch=settings.prefetch(network, lanes, marker),
         limit=settings.transport.message_limit,
         frame=settings.frame_bytes(network),
-        batch=settings.largest_message(network) + ENVELOPE_BYTES * settings.parts(network),
-        marker=half_bytes(network, cut) if settings.training.carries_half(round) else 0,
+        batch=settings.framed(settings.largest_message(network)),
+        marker=settings.framed(marker) if marker else 0,
     )
 
 
@@ -71,6 +74,7 @@ def check_half(data: bytes, network: Network, cut: int) -> None:
     load_into(client_modules(network, cut), unpack(data), "client half")
 
 
+@lru_cache(maxsize=100)  # it builds the layers
 def half_bytes(network: Network, cut: int) -> int:
     """Return the bytes that a message with a client's half has, at most."""
     return sum(tensor.nbytes + ENVELOPE_BYTES for tensor in client_modules(network, cut).state_dict().values())

@@ -87,6 +87,7 @@ class Checkpoints:
             or self.is_full
             or sum(intake.unsettled_bytes for intake in intakes) > settings.held_bytes // 2
             or any(intake.unsettled_bytes > most or intake.unsettled >= intake.prefetch // 2 for intake in intakes)
+            or any(intake.unsettled and intake.clogged() for intake in intakes)
             or since >= settings.checkpoint_seconds
             or (silent >= settings.starved_seconds and since * SAVING_SHARE >= self._saver.seconds)
         )

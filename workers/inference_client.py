@@ -4,6 +4,7 @@ with InferenceClient.open(Path("runs/digits"), max_entropy=0.5) as client:
     found = client.predict(images)
 """
 
+import contextlib
 import threading
 import time
 from collections import Counter, deque
@@ -15,6 +16,7 @@ from typing import Self
 
 import torch
 
+from broker.errors import BrokerUnavailable
 from broker.events import Emit, InferenceFinished, ignore
 from broker.rabbitmq import RabbitTransport
 from broker.transport import Transport
@@ -29,6 +31,7 @@ PATIENCE_HERE = 600.0  # the same where the servers' layers are in this process
 AHEAD = 4  # batches of which ``iterate`` computes the client's half while servers answer
 BATCH = 64  # samples of which the client's half is computed at once
 AMQP_HEARTBEAT = 20
+CONNECT_SECONDS = 10.0  # in which a broker is to answer when a client is opened, or leave it to its exit for a while
 
 
 class Where(Enum):
@@ -119,13 +122,15 @@ class InferenceClient:
 
         client: one of the run's clients, the first if None. broker: AMQP URL of the RabbitMQ behind which server workers are; None:
         the servers' layers in the folder answer, in this process. emit: hears events, as a ``Metrics`` does.
-        Raises LearningError if the folder cannot be used, BrokerError if there is no broker.
+        A broker that does not answer is tried again in the background, as one that is lost later is: what would be offloaded
+        meanwhile is degraded. Raises LearningError if the folder cannot be used, BrokerRefused if the address is none, or the
+        broker refuses login or permissions.
         """
         run = TrainedRun.open(folder)
         name = client or next(iter(run.clients))
         run.member(name)
         server = None if broker else FolderServer(run)
-        transport = server.connect() if server else RabbitTransport(broker or "", heartbeat=AMQP_HEARTBEAT)
+        transport = server.connect() if server else _connect(broker or "")
         owned: list[FolderServer | Transport] = [transport, *([server] if server else [])]
         waits = patience if patience is not None else PATIENCE if broker else PATIENCE_HERE
         try:
@@ -147,7 +152,8 @@ class InferenceClient:
         """Close what this client has opened."""
         self._offload.close()
         for one in self._owned:
-            one.close()
+            with contextlib.suppress(BrokerUnavailable):
+                one.close()
 
     def predict(self, images: torch.Tensor, *, max_entropy: float | None = None) -> Predictions:
         """Return the answers for images (samples, ...) in 0..1, as the run's data set has them before it is normalised.
@@ -203,6 +209,12 @@ class InferenceClient:
         if found.shape != (len(part.rows), classes):
             raise NoAnswer(f"an answer of shape {tuple(found.shape)} for {len(part.rows)} samples of {classes} classes")
         return found
+
+
+def _connect(broker: str) -> RabbitTransport:
+    return RabbitTransport(
+        broker, heartbeat=AMQP_HEARTBEAT, timeout=CONNECT_SECONDS, connect_timeout=CONNECT_SECONDS, may_be_away=True
+    )
 
 
 def _joined(found: list[Predictions], classes: int) -> Predictions:

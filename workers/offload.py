@@ -1,5 +1,6 @@
 """A client's way to the servers at inference: features out, probabilities back, and nobody waits for servers that are away."""
 
+import contextlib
 import secrets
 import threading
 import time
@@ -19,6 +20,7 @@ from workers.features import from_wire, to_wire
 from workers.run_settings import RunSettings
 
 PREFETCH = 1000  # answers; each is small
+BROKER_AWAY = "the broker is away"
 
 
 class NoAnswer(Exception):
@@ -38,7 +40,7 @@ class Offload:
 
     patience: seconds within which an answer is of use. A request that gets none in this time while no other does either
     shows that the servers are away: from then on requests fail at once, but one in every ``patience`` seconds is sent all the same,
-    and its answer, however late, shows that they are back.
+    and its answer, however late, shows that they are back. While the broker is away nothing is sent.
     """
 
     def __init__(self, transport: Transport, settings: RunSettings, client: str, version: int, patience: float, emit: Emit) -> None:
@@ -63,6 +65,8 @@ class Offload:
 
         The answer fails at once where the servers are away or the broker does not take the request.
         """
+        if not self._transport.wait_connected(0):
+            return _failed(BROKER_AWAY)
         request, asked = secrets.token_hex(8), Asked(Future())
         with self._lock:
             away = self._away
@@ -95,13 +99,12 @@ class Offload:
 
     def close(self) -> None:
         """Stop listening; what is still asked for fails."""
-        self._subscription.close()
+        with contextlib.suppress(BrokerError):
+            self._subscription.close()
+            if self._transport.wait_connected(0):  # else the queue goes by itself
+                self._transport.delete(self._replies.name)
         for request in list(self._asked):
             self._fail(request, "closed")
-        try:
-            self._transport.delete(self._replies.name)
-        except BrokerError:
-            return  # it goes by itself
 
     def _forget_late(self, now: float) -> None:
         for request, asked in list(self._asked.items()):
@@ -114,7 +117,7 @@ class Offload:
     def _settled(self, request: str, outcome: Settled) -> None:
         if outcome is not Settled.CONFIRMED:
             reasons = {Settled.REFUSED: "the servers' queue is full", Settled.UNROUTABLE: "no server has made its queue yet"}
-            self._fail(request, reasons.get(outcome, "the broker is away"))
+            self._fail(request, reasons.get(outcome, BROKER_AWAY))
 
     def _receive(self, item: Delivery | Reopened) -> None:
         if isinstance(item, Reopened):

@@ -4,7 +4,7 @@ import json
 import math
 from dataclasses import dataclass
 
-from broker.codec import MAX_FRAMES
+from broker.codec import MAX_FRAMES, parts
 from broker.dead_letters import ENVELOPE_BYTES as LETTER_BYTES
 from broker.messages import ITEM_SIZES, WireDtype, scale_bytes
 from broker.settings import MIB, TransportSettings
@@ -85,14 +85,15 @@ class RunSettings:
         """Return the bytes of the largest batch that a client of any cut sends."""
         return max(self.batch_bytes(network, cut) for cut in range(1, network.depth))
 
-    def prefetch(self, network: Network, lanes: int = 1) -> int:
+    def prefetch(self, network: Network, lanes: int, marker: int) -> int:
         """Return how many deliveries of a client a stream holds unacknowledged; the same for every worker of a run.
 
-        lanes: how many clients' deliveries it holds at once. Consumers with different prefetch make a queue redeliver out of
-        order.
+        lanes: how many clients' deliveries it holds at once. marker: bytes of the end of round, 0 if it is a small one; like a
+        batch it is taken when all of its parts are here. Consumers with different prefetch make a queue redeliver out of order.
         """
         held = self.transport.held_bytes // self.frame_bytes(network) // lanes
-        return min(max(self.parts(network) + 1, held, 2), MOST_PREFETCH)
+        most_parts = max(self.parts(self.largest_message(network)), self.parts(marker))
+        return min(max(most_parts + 1, held), MOST_PREFETCH)
 
     def request_samples(self, feature_shape: tuple[int, ...]) -> int:
         """Return the samples that an inference request has, at most, where one sample's features have this shape."""
@@ -106,9 +107,13 @@ class RunSettings:
         fit = self.transport.held_bytes // (largest * ITEM_SIZES[self.wire_dtype])
         return min(max(fit, FEWEST_REQUESTS), max(self.transport.inference_batch, FEWEST_REQUESTS))
 
-    def parts(self, network: Network) -> int:
-        """Return in how many frames the largest batch travels."""
-        return -(-self.largest_message(network) // self.transport.message_limit)
+    def parts(self, size: int) -> int:
+        """Return in how many frames a message of so many bytes travels."""
+        return parts(size, self.transport.message_limit)
+
+    def framed(self, size: int) -> int:
+        """Return the bytes of all frames in which a message of so many bytes travels, at most."""
+        return min(size + ENVELOPE_BYTES * self.parts(size), self.transport.message_limit * self.parts(size))
 
     def frame_bytes(self, network: Network) -> int:
         """Return the bytes of the largest frame of a batch that a client of any cut sends."""

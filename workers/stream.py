@@ -6,6 +6,7 @@ from broker.crash_points import Between, crash_point
 from broker.events import DuplicatesDropped
 from coordinator.store.ledger import Claim
 from coordinator.store.records import StreamClient, StreamPlan, VersionRecord
+from workers.batches import bounds
 from workers.caution import Caution
 from workers.checkpoints import Checkpoints
 from workers.context import Released, Stopped, WorkerContext
@@ -40,7 +41,7 @@ class StreamWorker:
             claim,
             self._checkpoints,
             self._position,
-            steps=len(self._groups[0]) * (context.settings.prefetch(context.network, len(self._groups[0])) // 2),
+            steps=max(map(self._most_unsaved, self._groups)),
             limit=context.settings.transport.poison_limit,
         )
         self._effects = Effects(context, self._position, self._checkpoints, self._caution, self._wait_for_saver)
@@ -60,6 +61,11 @@ class StreamWorker:
         finally:
             self._checkpoints.close()
             del self._effects.half  # worker, intake and sink refer to each other: the replica would wait for the garbage collector
+
+    def _most_unsaved(self, group: Sequence[StreamClient]) -> int:
+        """Return after how many messages of a group's clients a checkpoint is due, at the latest."""
+        settings, network = self._context.settings, self._context.network
+        return sum(bounds(settings, network, client.cut, self._round, len(group)).prefetch // 2 for client in group)
 
     def _has_ended(self, client: StreamClient) -> bool:
         return self._position.of(client.id).ended

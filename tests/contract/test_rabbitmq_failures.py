@@ -232,8 +232,15 @@ def test_a_killed_server_keeps_what_it_confirmed(rabbitmq_server: PrivateServer)
         sink.wait_deliveries(8)
     threading.Event().wait(2.0)  # a quorum queue younger than about a second may never elect a leader again
     rabbitmq_server.kill()
+    early = RabbitTransport(rabbitmq_server.url, may_be_away=True)
+    early.declare(Queue("splitee.early"))
+    early.subscribe("splitee.early", 10, heard := Recorder())
     rabbitmq_server.restart()
     assert transport.wait_connected(120.0)
+    assert early.wait_connected(120.0)
+    assert publish_all(early, "splitee.early", MANY) == [Settled.CONFIRMED] * 8
+    heard.wait_deliveries(8)
+    early.close()
     for queue, sink in zip(queues, sinks, strict=True):
         assert sink.wait(lambda recorder: sorted(set(recorder.bodies[8:])) == MANY, 120.0), queue.name
         assert publish_all(transport, queue.name, [b"after"]) == [Settled.CONFIRMED]

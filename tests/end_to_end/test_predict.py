@@ -2,6 +2,7 @@
 
 import json
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from learning.data import load_dataset
 from learning.images import read_image
 from tests.end_to_end.conftest import Deploy, Undisturbed
 from tests.end_to_end.harness import Node, one_line
+from tests.proxy import at_port, closed_port, proxied
 from workers.inference_client import InferenceClient, Where
 from workers.trained_run import TrainedRun
 
@@ -53,12 +55,20 @@ def test_the_same_in_one_process_and_over_rabbitmq(
     assert [answer["where"] for answer in here].count("server") == IMAGES // 2 + 1
     server = command("server", "--run", deployment.run, "--broker", rabbitmq_url, "--store", redis_url, "--stay")
 
-    with InferenceClient.open(deployment.output, client="client-01", broker=rabbitmq_url, max_entropy=bound, patience=60) as client:
+    later = at_port(rabbitmq_url, port := closed_port())
+    with InferenceClient.open(deployment.output, client="client-01", broker=later, max_entropy=bound, patience=60) as client:
         found = client.predict(images)
-        assert [(int(label), where.value) for label, where in zip(found.labels, found.where, strict=True)] == [
-            (answer["label"], answer["where"]) for answer in here
-        ]
-        server.wait_for(events.InferenceAnswered)
+        assert [where.value for where in found.where] == [str(answer["where"]).replace("server", "degraded") for answer in here]
+        assert found.reason == "the broker is away"
+        assert torch.equal(found.labels, client.predict(images, max_entropy=float("inf")).labels)
+        with proxied(rabbitmq_url, port):
+            while Where.DEGRADED in (found := client.predict(images)).where:
+                assert server.process.exitcode is None, server.text()
+                time.sleep(0.05)
+            assert [(int(label), where.value) for label, where in zip(found.labels, found.where, strict=True)] == [
+                (answer["label"], answer["where"]) for answer in here
+            ]
+            server.wait_for(events.InferenceAnswered)
     remote = answers(
         capsys,
         *(str(deployment.output), "--broker", rabbitmq_url, "--patience", "60", "--max-entropy", repr(bound)),
@@ -102,6 +112,29 @@ def test_images_that_cannot_be_read_do_not_stop_the_others(undisturbed: Undistur
     assert "Traceback" not in node.text()
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere.invalid:5672"])
+def test_a_broker_that_is_away_degrades_what_is_not_sure(
+    address: str, undisturbed: Undisturbed, command: Command, tmp_path: Path
+) -> None:
+    folder = undisturbed()["folder"]
+    images = write_images(tmp_path / "images", run := TrainedRun.open(folder))
+    with InferenceClient.open(folder, max_entropy=0.0) as client:
+        bound = float(client.predict(images).entropy.median())
+    broker = ("--broker", f"amqp://user:secret-word@{address}/", "--patience", "3600")
+    node = command("predict", str(folder), "--input", str(tmp_path / "images"), "--json", "--max-entropy", repr(bound), *broker)
+    assert node.wait() == 0, node.text()
+    lines = node.text().splitlines()
+    found = [json.loads(line) for line in lines if line.startswith("{")]
+    assert [answer["where"] for answer in found] == ["client" if answer["entropy"] < bound else "degraded" for answer in found]
+    assert [answer["where"] for answer in found].count("client") == IMAGES // 2 - 1
+    warning, summary = [line for line in lines if not line.startswith("{")]
+    assert f"RabbitMQ at amqp://{address} does not answer: " in warning
+    assert "start it, or check --broker" in warning
+    assert summary.startswith(f"client {next(iter(run.clients))} at cut ")
+    assert summary.endswith(" degraded (the broker is away)")
+    assert "secret-word" not in node.text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -110,7 +143,7 @@ def test_images_that_cannot_be_read_do_not_stop_the_others(undisturbed: Undistur
         (("--max-entropy", "nan"), "max_entropy = nan"),
         (("--patience", "0"), "patience = 0.0: give seconds, more than 0"),
         (("--broker", "http://somewhere"), "--broker 'http://somewhere' is no RabbitMQ URL"),
-        (("--broker", "amqp://guest:guest@127.0.0.1:1/"), "127.0.0.1:1"),
+        (("--broker", "amqp://guest:guest@127.0.0.1:port/"), "not a URL like amqp"),
     ],
 )
 def test_what_is_asked_for_wrongly_is_said_in_a_line(

@@ -94,6 +94,7 @@ PARTS = {  # model, data and machine do not fit
     "data.train_limit=20": ["20 training samples are too few for 12 clients", "larger data.train_limit"],
     "data.partition=shards data.classes_per_client=20": ["classes_per_client = 20", "there are 10 classes"],
     "training.memory_format=channels_last training.device=cpu": ["images of one channel", "contiguous or auto"],
+    "transport.message_limit=1024 model.width=64": ["transport.message_limit = 1024", "at cut 5", "at most 4096", "set it to "],
     "training.device=cuda": ["no CUDA device", "cpu or auto"],
 }
 COMMANDS = {

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 
 from broker import topology
-from broker.codec import encode
+from broker.codec import split
 from broker.events import Emit, Event
 from broker.memory import MemoryBroker, MemoryTransport
-from broker.messages import Activations, EndOfRound, Frame, Message
+from broker.messages import Activations, EndOfRound, Message
 from coordinator.experiment import Experiment
 from coordinator.rounds import Rounds
 from coordinator.store.ledger import Ledger
@@ -65,23 +65,21 @@ class OneRound:
         for entry in experiment.clients.roster():
             self.transport.declare(topology.activations(experiment.name, entry.id, experiment.transport))
 
-    def publish(self, client: str, batches: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
-        """Publish a client's round: features (batch, ...) and labels (batch,) of each batch, and the marker."""
+    def publish(self, client: str, batches: Sequence[tuple[torch.Tensor, torch.Tensor]], half: bytes | None = None) -> None:
+        """Publish a client's round: features (batch, ...) and labels (batch,) of each batch, and the marker, with a half."""
         cut = next(entry.cut for entry in self.experiment.clients.roster() if entry.id == client)
         digest, samples = FIRST_DIGEST, 0
         for sequence, (features, labels) in enumerate(batches):
             wire, label_wire = to_wire(features, "float32")[0], to_wire(labels, "int64")[0]
             self.send(client, sequence, Activations(cut=cut, digest=digest, features=wire, labels=label_wire))
             digest, samples = next_digest(digest, wire, label_wire), samples + len(labels)
-        self.send(client, len(batches), EndOfRound(digest=digest, samples=samples, loss=1.0, dropped_samples=0, half=None))
+        self.send(client, len(batches), EndOfRound(digest=digest, samples=samples, loss=1.0, dropped_samples=0, half=half))
 
     def send(self, client: str, sequence: int, message: Message) -> None:
-        """Publish one data message."""
-        frame = Frame(
-            client=client, incarnation=self.incarnation, round=1, sequence=sequence, part=0, parts=1, body=encode(message)
-        )
+        """Publish one data message, in as many parts as it takes."""
         queue = topology.activations(self.experiment.name, client, self.experiment.transport)
-        self.transport.publish(queue.name, encode(frame))
+        for frame in split(message, client, self.incarnation, 1, sequence, self.experiment.transport.message_limit):
+            self.transport.publish(queue.name, frame)
 
     def worker(self, hear: Emit | None = None) -> ServerWorker:
         """Return a server worker that has not begun. hear: what hears its events; None: ``heard`` keeps them."""

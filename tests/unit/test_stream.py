@@ -9,8 +9,10 @@ from torch import nn
 from broker.events import BatchTrained, CheckpointSaved, ClientRoundEnded, MessageRefused
 from coordinator.experiment import load_experiment
 from coordinator.store.records import StreamRecord, Suspect, stream_lease
-from learning.tensors import unpack
+from learning.halves import ClientHalf
+from learning.tensors import pack, unpack
 from tests.unit.one_round import OneRound
+from workers.run_settings import RunSettings
 
 CLIENTS = ("client-01", "client-02", "client-03")
 SETTINGS = (
@@ -28,6 +30,11 @@ FATAL = (torch.full((8, 12), 13.0), LABELS)
 
 def layers(sample_shape: tuple[int, ...], classes: int) -> list[nn.Module]:
     return [nn.Linear(sample_shape[0], 12), nn.Linear(12, classes, bias=False)]
+
+
+def large(sample_shape: tuple[int, ...], classes: int) -> list[nn.Module]:
+    first, last = layers(sample_shape, classes)
+    return [nn.Sequential(nn.Linear(sample_shape[0], 1000), nn.Linear(1000, sample_shape[0]), first), last]
 
 
 class Fuse(nn.Module):
@@ -151,3 +158,24 @@ def test_a_message_that_ends_every_worker_is_found_out() -> None:
     assert [hole.sequence for hole in stream.clients["client-01"].holes] == [2]
     trained = [(event.client, event.sequence) for event in there.heard if isinstance(event, BatchTrained)]
     assert trained[:6] == [("client-01", 0), ("client-01", 1)] * 3, "twice without, then with every step saved"
+
+
+SMALL = ("transport.message_limit=1024", "transport.unconfirmed_bytes=1024", "transport.held_bytes=102400")
+
+
+@pytest.mark.parametrize("interleave", ["false", "true"])
+def test_a_half_in_more_parts_than_a_worker_would_hold_is_taken(interleave: str) -> None:
+    patient = ("transport.starved_seconds=600", "transport.checkpoint_seconds=600")  # nobody waits for a timer
+    there = one_round(
+        *SMALL, *patient, "model.name=tests.unit.test_stream:large", "training.average=all", f"training.interleave={interleave}"
+    )
+    settings = RunSettings.from_json(there.experiment.to_json())
+    halves = {client: pack(ClientHalf(there.network, 1, there.experiment.training).state()) for client in CLIENTS}
+    assert settings.parts(len(halves["client-01"])) > 2 * settings.parts(settings.largest_message(there.network))
+    for client in CLIENTS:
+        there.publish(client, [ZEROS] * 50, halves[client])
+    (stream,) = there.work().values()
+    assert not [event for event in there.heard if isinstance(event, MessageRefused)]
+    for client, progress in stream.clients.items():
+        assert (progress.tallies.samples, progress.ended) == (50 * 8, True)
+        assert there.ledger.store.get_blob(stream.halves[client]) == halves[client]
