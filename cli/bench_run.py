@@ -14,9 +14,10 @@ from broker import events
 from broker.transport import Transport
 from cli.embedded import available_cores
 from cli.errors import CommandError
+from cli.logs import current
 from cli.prepare import Prepared
 from cli.private_servers import PrivateServer, PrivateServerError, start_rabbitmq, start_redis
-from cli.roles import log, run_role
+from cli.roles import run_role
 from coordinator.coordinator import Coordinator
 from coordinator.experiment import Experiment
 from coordinator.removal import remove_run
@@ -85,7 +86,7 @@ def run_name() -> str:
 def problems(event: events.Event) -> None:
     """Print what should not happen in a benchmark."""
     if isinstance(event, events.StreamLost | events.MessageRefused | events.ClientDropped):
-        log(event)
+        current()(event)
 
 
 def lead(prepared: Prepared, store: Store, transport: Transport, folder: Path, rounds: int) -> None:

@@ -17,7 +17,7 @@ from coordinator.store.interface import Store
 from coordinator.store.ledger import Ledger
 from coordinator.store.memory import MemoryStore
 from learning.strategies import is_split
-from monitoring.display import Display
+from monitoring.display import Listener
 from monitoring.exporter import Health
 from workers.client import ClientWorker
 from workers.client_data import LocalNames, open_data
@@ -29,7 +29,7 @@ Role = Coordinator | ServerWorker | ClientWorker
 
 
 def train_embedded(
-    prepared: Prepared, output: Path, servers: int, display: Display, emit: Emit | None = None, health: Health | None = None
+    prepared: Prepared, output: Path, servers: int, display: Listener, emit: Emit | None = None, health: Health | None = None
 ) -> None:
     """Run coordinator, server workers and clients as threads until the run is finished.
 

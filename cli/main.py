@@ -53,6 +53,13 @@ MetricsAddress = Annotated[
 MetricsByClient = Annotated[
     bool, typer.Option("--metrics-by-client", help="Label what clients count with their ids: a series for each.")
 ]
+LogFormat = Annotated[
+    Literal["auto", "text", "json"],
+    typer.Option(envvar="SPLITEE_LOG_FORMAT", help="Log lines; auto: text on a terminal, else JSON, one object a line."),
+]
+LogLevel = Annotated[
+    Literal["debug", "info", "warning", "error"], typer.Option(envvar="SPLITEE_LOG_LEVEL", help="Least that is logged.")
+]
 Quick = Annotated[bool, typer.Option("--quick", help="Tiny sizes: shows that it works, measures nothing.")]
 LOOPBACK = "127.0.0.1"
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -69,8 +76,13 @@ def train(
     metrics_port: MetricsPort = None,
     metrics_address: MetricsAddress = LOOPBACK,
     metrics_by_client: MetricsByClient = False,
+    log_format: LogFormat = "auto",
+    log_level: LogLevel = "info",
 ) -> None:
     """Train with coordinator, clients and server workers in this one process; the baselines need none of them."""
+    from cli.logs import LogAs
+
+    LogAs("coordinator" if broker and store else "train", log_format, log_level, (broker, store)).begin()
     from coordinator.experiment import load_experiment
 
     experiment = load_experiment(file, overrides or ())
@@ -92,8 +104,13 @@ def coordinator(
     metrics_port: MetricsPort = None,
     metrics_address: MetricsAddress = LOOPBACK,
     metrics_by_client: MetricsByClient = False,
+    log_format: LogFormat = "auto",
+    log_level: LogLevel = "info",
 ) -> None:
     """Run the coordinator of a distributed run."""
+    from cli.logs import LogAs
+
+    LogAs("coordinator", log_format, log_level, (broker, store)).begin()
     from coordinator.experiment import load_experiment
 
     experiment = load_experiment(file, overrides or ())
@@ -112,8 +129,13 @@ def server(
     stay: Annotated[bool, typer.Option("--stay", help="When the run is finished, stay and answer inference.")] = False,
     metrics_port: MetricsPort = None,
     metrics_address: MetricsAddress = LOOPBACK,
+    log_format: LogFormat = "auto",
+    log_level: LogLevel = "info",
 ) -> None:
     """Run a server worker."""
+    from cli.logs import LogAs
+
+    LogAs("server", log_format, log_level, (broker, store)).begin()
     from cli.metrics import MetricsAt
     from cli.roles import server as serve
 
@@ -135,8 +157,13 @@ def client(
     state: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder that lets this client go on after a restart.")] = None,
     metrics_port: MetricsPort = None,
     metrics_address: MetricsAddress = LOOPBACK,
+    log_format: LogFormat = "auto",
+    log_level: LogLevel = "info",
 ) -> None:
     """Run a client: the first layers, on this device's own data."""
+    from cli.logs import LogAs
+
+    LogAs("client", log_format, log_level, (broker,)).begin()
     from cli.metrics import MetricsAt
     from cli.roles import client as take_part
 

@@ -14,6 +14,7 @@ from typing import Any
 from broker.events import Emit
 from cli import roles
 from cli.errors import CommandError, report_errors
+from cli.logs import LogAs, of_child
 from cli.prepare import Prepared
 from monitoring.exporter import Health
 
@@ -75,7 +76,9 @@ class Children:
 
     def start(self, role: Callable[..., None], **arguments: Any) -> ForkServerProcess:
         """Start a role as a child process."""
-        process = self._context.Process(target=_child, args=(role, arguments), name=arguments.get("id", role.__name__))
+        process = self._context.Process(
+            target=_child, args=(role, of_child(role.__name__), arguments), name=arguments.get("id", role.__name__)
+        )
         process.start()
         self._processes.append(process)
         return process
@@ -127,5 +130,9 @@ class Children:
                 return
 
 
-def _child(role: Callable[..., None], arguments: dict[str, Any]) -> None:
-    report_errors(lambda: role(**arguments))
+def _child(role: Callable[..., None], log: LogAs, arguments: dict[str, Any]) -> None:
+    def program() -> None:
+        log.begin()
+        role(**arguments)
+
+    report_errors(program)

@@ -4,8 +4,6 @@ import os
 import secrets
 import signal
 import socket
-import sys
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,6 +15,7 @@ from broker import events
 from broker.rabbitmq import RabbitTransport
 from broker.transport import Transport
 from cli.embedded import Role
+from cli.logs import current, listener
 from cli.metrics import MetricsAt, exported
 from cli.prepare import Prepared, check_has_servers, check_output, prepare, say_needs
 from cli.servers import check_name, check_servers, connect
@@ -25,9 +24,7 @@ from coordinator.experiment import Experiment
 from coordinator.store.interface import Store
 from coordinator.store.ledger import Ledger
 from coordinator.store.open import open_store
-from monitoring.display import Display
 from monitoring.exporter import Health
-from monitoring.lines import line
 from workers.client import ClientWorker
 from workers.client_data import LocalNames
 from workers.client_state import ClientState
@@ -36,14 +33,15 @@ from workers.server import ServerWorker
 
 def coordinator(*, experiment: Experiment, output: Path, broker: str, store: str, metrics: MetricsAt | None = None) -> None:
     """Lead a run until it is finished, showing its progress. Raises ExperimentError for a baseline, which needs no coordinator."""
+    current().bind(run=experiment.name)
     check_has_servers(experiment)
-    display = Display()
-    with exported(metrics, "coordinator", display, display.say) as (emit, health):
+    heard = listener()
+    with exported(metrics, "coordinator", heard, heard.say) as (emit, health):
         prepared = prepare(experiment)
         check_servers(broker, store, experiment.name)
         check_output(prepared, output)
-        with display:
-            lead(prepared, output, broker, store, display.say, emit, health)
+        with heard:
+            lead(prepared, output, broker, store, heard.say, emit, health)
 
 
 def lead(
@@ -82,9 +80,12 @@ def server(
 ) -> None:
     """Be one worker of a run's pool until the run is finished; stay: until stopped."""
     torch.set_num_threads(1)
+    name = f"server-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
+    log = current()
+    log.bind(run=run, worker=name)
     check_name("--run", run)
     with ExitStack() as stack:
-        said, health = stack.enter_context(exported(metrics, "server", emit or log, say))
+        said, health = stack.enter_context(exported(metrics, "server", emit or log, log.say))
         opened = open_store(store, run)
         stack.callback(opened.close)
         connect(broker).close()  # what is wrong with the address is said now, not when there is a run
@@ -96,7 +97,6 @@ def server(
             transports.append(transport)
             return transport
 
-        name = f"server-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
         role = ServerWorker(name, run, opened, connected, said, stays=stay)
         _watch(health, role, transports, opened)
         run_role(role)
@@ -117,10 +117,12 @@ def client(
 ) -> None:
     """Take part in a run until it is finished."""
     torch.set_num_threads(1)
+    log = current()
+    log.bind(run=run, client=id)
     check_name("--run", run)
     check_name("--id", id)
     with ExitStack() as stack:
-        said, health = stack.enter_context(exported(metrics, "client", emit or log, say, client=(id, cut)))
+        said, health = stack.enter_context(exported(metrics, "client", emit or log, log.say, client=(id, cut)))
         kept = ClientState(state)
         stack.callback(kept.close)
         bulk, control = connect(broker), connect(broker)
@@ -144,18 +146,6 @@ def run_role(role: Role) -> None:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def log(event: events.Event) -> None:
-    """Print an event as a line, with the time."""
-    text = line(event)
-    if text:
-        say(text)
-
-
-def say(text: str) -> None:
-    """Print a line, with the time."""
-    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
 def _watch(health: Health, role: Role, transports: list[Transport], store: Store | None = None) -> None:

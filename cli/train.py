@@ -9,11 +9,12 @@ from types import FrameType
 from rich.console import Console
 
 from cli.embedded import train_embedded
+from cli.logs import current, listener
 from cli.metrics import MetricsAt, exported
 from cli.prepare import check_clients_here, check_has_servers, check_output, prepare
 from coordinator.errors import ExperimentError
 from coordinator.experiment import Experiment
-from monitoring.display import Display, results_table
+from monitoring.display import results_table
 
 SERVERS = 2
 
@@ -28,6 +29,7 @@ def train(
     metrics: MetricsAt | None = None,
 ) -> None:
     """Train an experiment and print its results. Raises the package's errors, each one line."""
+    current().bind(run=experiment.name)
     if (broker is None) != (store is None):
         given, missing = ("--broker", "--store") if broker else ("--store", "--broker")
         raise ExperimentError(f"{given} without {missing}: give both, or neither to train in this one process")
@@ -46,7 +48,7 @@ def train(
         check_servers(broker, store, experiment.name)
     check_output(prepared, output)
     signal.signal(signal.SIGTERM, _interrupt)
-    display = Display()
+    display = listener()
     with exported(metrics, "coordinator" if broker else "train", display, display.say) as (emit, health), display:
         with suppress(KeyboardInterrupt):  # said below, unless it came when everything was done
             if broker and store:

@@ -1,9 +1,9 @@
-"""What a person sees of a run: a live view in a terminal, lines elsewhere, a table of results at the end."""
+"""What a person sees of a run in a terminal: a live view, lines above it, a table of results at the end."""
 
 import threading
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from rich.console import Console
 from rich.live import Live
@@ -11,16 +11,37 @@ from rich.table import Table
 from rich.text import Text
 
 from broker import events
-from monitoring.lines import count, group, line, places
+from monitoring.lines import Level, count, group, level, line, places
+from monitoring.redaction import Redaction
 
-_SMALL = (events.StreamClaimed, events.StreamCommitted)
+_SHOWN = (events.StreamClaimed, events.StreamCommitted, events.RoundOpened, events.RunFinished)  # as figures, or by a table
+_LEVELS: tuple[Level, ...] = ("debug", "info", "warning", "error")
+
+
+class Listener(Protocol):
+    """Who hears a coordinator's events and what else there is to say; a context manager."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+
+    def __call__(self, event: events.Event) -> None:
+        """Take an event."""
+
+    def say(self, text: str) -> None:
+        """Say a line."""
 
 
 class Display:
-    """A listener of a coordinator's events. Use as a context manager; may be called from any thread."""
+    """A listener of a coordinator's events. Use as a context manager; may be called from any thread.
 
-    def __init__(self, console: Console | None = None) -> None:
+    least: what is below it is not printed. clean: takes passwords out of what is.
+    """
+
+    def __init__(self, console: Console | None = None, least: Level = "info", clean: Redaction | None = None) -> None:
         self._console = console or Console(stderr=True, highlight=False)
+        self._least = _LEVELS.index(least)
+        self._clean = clean or Redaction()
         self._lock = threading.Lock()
         self._live: Live | None = None
         self._rounds = 0
@@ -49,13 +70,13 @@ class Display:
             self._take(event)
             if self._live is not None:
                 self._live.update(self._view())
-            text = None if isinstance(event, _SMALL) or (self._live and isinstance(event, events.RoundOpened)) else line(event)
-            if text:
-                self._console.print(text, markup=False, soft_wrap=True)
+            of = "debug" if self._live is not None and isinstance(event, _SHOWN) else level(event)
+            if _LEVELS.index(of) >= self._least:
+                self.say(line(event))
 
     def say(self, text: str) -> None:
         """Print a line."""
-        self._console.print(text, markup=False, soft_wrap=True)
+        self._console.print(self._clean(text), markup=False, soft_wrap=True)
 
     def _take(self, event: events.Event) -> None:
         if isinstance(event, events.RunStarted):

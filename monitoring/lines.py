@@ -1,15 +1,52 @@
-"""Events as lines of text, for logs and terminals that cannot redraw."""
+"""Events as lines of text, and how much each matters."""
 
 from collections.abc import Mapping
 from functools import singledispatch
+from typing import Literal
 
 from broker import events
 
+Level = Literal["debug", "info", "warning", "error"]
+"""debug: what happens many times a round. warning: something is lost, refused, or has to be waited for; the run bears it.
+error: what ends a process, or is a fault of the program; no event is."""
+
+_DETAILS = (
+    events.ClientsCounted,
+    events.ClientReported,
+    events.Progress,
+    events.BatchTrained,
+    events.NetworkStep,
+    events.CheckpointSaved,
+    events.DuplicatesDropped,
+    events.FeaturesPublished,
+    events.Acknowledged,
+    events.Waited,
+    events.InferenceAnswered,
+    events.InferenceLate,
+    events.InferenceFinished,
+)
+_WARNINGS = (
+    events.Waiting,
+    events.ClientDropped,
+    events.StoreWentBack,
+    events.StreamLost,
+    events.ClientRoundEnded,
+    events.MessageRefused,
+    events.GapFound,
+)
+
+
+def level(event: events.Event) -> Level:
+    """Return how much an event matters."""
+    if isinstance(event, _DETAILS):
+        return "debug"
+    return "warning" if isinstance(event, _WARNINGS) else "info"
+
 
 @singledispatch
-def line(_event: events.Event) -> str | None:
-    """Return an event as one line; None if it is too small to be told."""
-    return None
+def line(event: events.Event) -> str:
+    """Return an event as one line."""
+    raise TypeError(f"there is no line for {type(event).__name__}")
 
 
 @line.register
@@ -25,6 +62,13 @@ def _(event: events.RunStarted) -> str:
 
 
 @line.register
+def _(event: events.RunFinished) -> str:
+    found = event.summary
+    what = f": {found['rounds']} rounds, {found['samples_trained']} samples" if found else ""
+    return f"the run is finished{what}"
+
+
+@line.register
 def _(event: events.ClientJoined) -> str:
     return f"client {event.client} joins at cut {event.cut}, from round {event.round}"
 
@@ -35,10 +79,26 @@ def _(event: events.ClientDropped) -> str:
 
 
 @line.register
+def _(event: events.ClientsCounted) -> str:
+    return f"clients: {', '.join(f'{number} {state}' for state, number in event.states.items())}"
+
+
+@line.register
+def _(event: events.ClientReported) -> str:
+    return f"client {event.client} has counted more: {', '.join(f'{name} {more:.6g}' for name, more in event.counts.items())}"
+
+
+@line.register
 def _(event: events.RoundOpened) -> str:
     if not event.streams:
         return f"round {event.round}: {count(event.clients, 'network')}"
     return f"round {event.round}: {event.clients} clients in {event.streams} streams"
+
+
+@line.register
+def _(event: events.Progress) -> str:
+    done = f"{event.streams_committed}/{event.streams} streams committed"
+    return f"round {event.round}: {done}, samples {event.client_samples} at clients, {event.server_samples} at servers"
 
 
 @line.register
@@ -88,6 +148,70 @@ def _(event: events.ClientRoundEnded) -> str:
 @line.register
 def _(event: events.MessageRefused) -> str:
     return f"refused a message in {event.queue}: {event.reason}"
+
+
+@line.register
+def _(event: events.BatchTrained) -> str:
+    where = f"batch {event.sequence} of {event.client}, stream {event.stream} of round {event.round}"
+    return f"trained {where}: {event.samples} samples in {event.seconds:.3f} s, loss {event.loss:.3f}"
+
+
+@line.register
+def _(event: events.NetworkStep) -> str:
+    return f"round {event.round}: network {event.network} ({event.place}/{event.networks}), batch {event.batches} of {event.of}"
+
+
+@line.register
+def _(event: events.CheckpointSaved) -> str:
+    what = "commit" if event.commits else "checkpoint"
+    return f"saved a {what} of stream {event.stream} of round {event.round}: {event.bytes} bytes in {event.seconds:.3f} s"
+
+
+@line.register
+def _(event: events.DuplicatesDropped) -> str:
+    return f"dropped {count(event.count, 'message')} of {event.client} that came again"
+
+
+@line.register
+def _(event: events.GapFound) -> str:
+    return f"batch {event.sequence} of {event.client} in round {event.round} is missing: asked for again"
+
+
+@line.register
+def _(event: events.FeaturesPublished) -> str:
+    where = f"batch {event.sequence} of {event.client}, round {event.round}"
+    return f"published {where}: {event.samples} samples, {event.bytes} bytes, loss {event.loss:.3f}"
+
+
+@line.register
+def _(event: events.Acknowledged) -> str:
+    return f"{event.by} has {count(event.messages, 'message')} of {event.client}, {event.seconds:.3f} s in all"
+
+
+@line.register
+def _(event: events.Waited) -> str:
+    return f"{event.role}: waited {event.seconds:.3f} s for the {event.awaited}"
+
+
+@line.register
+def _(event: events.Reconnected) -> str:
+    return f"{event.role}: connected to the broker anew"
+
+
+@line.register
+def _(event: events.InferenceAnswered) -> str:
+    return f"{event.worker}: answered {count(event.requests, 'request')}, {event.samples} samples in {event.seconds:.3f} s"
+
+
+@line.register
+def _(event: events.InferenceLate) -> str:
+    return f"{event.worker}: dropped a request of {event.client} that nobody waits for any more"
+
+
+@line.register
+def _(event: events.InferenceFinished) -> str:
+    where = ", ".join(f"{number} by {who}" for who, number in event.where.items() if number)
+    return f"{event.client}: {where or 'no samples'} in {event.seconds:.3f} s"
 
 
 def by_cut(accuracy: Mapping[str, Mapping[str, float]]) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 from rich.console import Console
 
 from broker import crash_points, events, topology
-from cli import embedded, roles, servers
+from cli import embedded, servers
 from cli.main import main
 from cli.prepare import prepare
 from coordinator.experiment import Experiment, load_experiment
@@ -27,6 +27,7 @@ from coordinator.store.ledger import Ledger
 from coordinator.store.open import open_store
 from learning.tensors import State, unpack
 from monitoring.display import Display
+from monitoring.logs import Log
 
 # A RabbitMQ that was killed may need more than a minute for a queue.
 PATIENCE = 180.0  # seconds after which what a test waits for has failed to happen
@@ -103,7 +104,7 @@ def final_layers(output: Path) -> dict[str, State]:
 class Node:
     """A ``splitee`` command as a process of its own. Everything that its roles say is heard here as it is said.
 
-    arm: the crash point at which it kills itself.
+    arm: the crash point at which it kills itself. log: file of its stderr; no terminal, so roles write JSON there.
     """
 
     def __init__(self, arguments: list[str], log: Path, arm: Arm | None = None) -> None:
@@ -160,7 +161,12 @@ class Node:
         return self.process.exitcode == -signal.SIGKILL and f"killed at {point.name}\n" in self.text()
 
     def text(self) -> str:
-        return self.log.read_text() if self.log.exists() else ""
+        """Return its stderr, then its stdout."""
+        return "".join(path.read_text() for path in (self.log, _stdout_of(self.log)) if path.exists())
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Return the lines of its log; fail if one of them is not JSON."""
+        return [json.loads(line) for line in self.log.read_text().splitlines()] if self.log.exists() else []
 
     def _find(self, kind: type[events.Event], matches: Callable[[Event], bool]) -> list[Event]:
         return [event for event in self.heard if event["event"] == kind.__name__ and matches(event)]
@@ -179,12 +185,18 @@ class Node:
 
 
 def one_line(node: Node) -> str:
-    """Return the error that a command ended with: one line on stderr, exit code 1."""
+    """Return the error that a command ended with: one line on stderr, which is one of its log if it has one; exit code 1."""
     assert node.wait() == 1, node.text()
-    said = [line for line in node.text().splitlines() if line.startswith("splitee: ")]
+    lines = node.log.read_text().splitlines()
+    logged = [json.loads(line) for line in lines if line.startswith("{")]
+    said = [line for line in lines if line.startswith("splitee: ")] + [one["event"] for one in logged if one["level"] == "error"]
     assert len(said) == 1, node.text()
     assert "Traceback" not in node.text()
-    return said[0]
+    return str(said[0])
+
+
+def _stdout_of(log: Path) -> Path:
+    return log.with_suffix(".out")
 
 
 class Deployment:
@@ -225,7 +237,7 @@ class Deployment:
         return self._start("train", *self.setup.flags(), *self._servers(), "--output", str(self.output), *flags)
 
     def close(self) -> None:
-        """End what still runs and leave nothing on the servers."""
+        """End what still runs and leave nothing on the servers; fail if a line of a log is no JSON, or does not say whose it is."""
         for node in self.nodes:
             node.signal(signal.SIGCONT)
             node.kill()
@@ -238,6 +250,9 @@ class Deployment:
         transport.close()
         self.ledger.store.wipe()
         self.ledger.store.close()
+        for node in self.nodes:
+            for line in node.lines():
+                assert (line.get("run"), bool(line.get("role"))) == (self.run, True), line
 
     def _servers(self, broker: str | None = None, store: str | None = None) -> list[str]:
         return ["--broker", broker or self._broker, "--store", store or self._store]
@@ -265,29 +280,24 @@ class _Killer:
 
 def _splitee(arguments: list[str], log: str, channel: Connection, arm: Arm | None) -> None:
     """Be the ``splitee`` command, with its output in a file and its roles' events on a channel too."""
-    with Path(log).open("ab") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+    with Path(log).open("ab") as err, _stdout_of(Path(log)).open("ab") as out:
+        os.dup2(out.fileno(), 1)
+        os.dup2(err.fileno(), 2)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which tests that were started in the background inherit ignored
-    faulthandler.register(signal.SIGUSR1)  # for a process that hangs: where each of its threads is goes into its log
+    faulthandler.register(signal.SIGUSR1, file=1)  # for a process that hangs: where each of its threads is goes into its log
     lock = threading.Lock()
 
     def say(event: events.Event) -> None:
         with lock, suppress(OSError):
             channel.send_bytes(json.dumps({"event": type(event).__name__, **dataclasses.asdict(event)}).encode())
 
-    show, log_line = Display.__call__, roles.log
+    write = Log.__call__
 
-    def shown(display: Display, event: events.Event) -> None:
+    def heard(log: Log, event: events.Event) -> None:
         say(event)
-        show(display, event)
+        write(log, event)
 
-    def logged(event: events.Event) -> None:
-        say(event)
-        log_line(event)
-
-    Display.__call__ = shown  # type: ignore[method-assign]
-    roles.log = logged
+    Log.__call__ = heard  # type: ignore[method-assign]
     if arm is not None:
         crash_points.arm(_Killer(*arm))
     sys.argv = ["splitee", *arguments]

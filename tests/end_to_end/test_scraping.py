@@ -77,7 +77,7 @@ def address_of(node: Node) -> str:
     """Return HOST:PORT of a role's metrics, which it says in a line."""
 
     def said() -> re.Match[str] | None:
-        return re.search(r"metrics at http://(127\.0\.0\.1:\d+)/metrics\n", node.text())
+        return re.search(r"metrics at http://(127\.0\.0\.1:\d+)/metrics\"", node.text())
 
     wait_for(said, node.text)
     found = said()

@@ -162,6 +162,7 @@ def here(mistakes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     for variable in [name for name in os.environ if name.startswith("SPLITEE_")]:
         monkeypatch.delenv(variable)
+    monkeypatch.setenv("SPLITEE_LOG_FORMAT", "text")  # as on a terminal
 
 
 def refused(*arguments: str) -> str:

@@ -69,9 +69,13 @@ print(sorted(name for name in heavy if name in sys.modules), file=sys.stderr)
 
 
 def test_mistake_in_an_experiment_is_one_line_and_exit_code_1() -> None:
+    mistake = "--set training.round=3: training.round is no key; did you mean training.rounds?"
+    done = splitee("train", "--set", "training.round=3", SPLITEE_LOG_FORMAT="text")
+    assert (done.returncode, done.stderr) == (1, f"splitee: {mistake}\n")
     done = splitee("train", "--set", "training.round=3")
     assert done.returncode == 1
-    assert done.stderr == "splitee: --set training.round=3: training.round is no key; did you mean training.rounds?\n"
+    (line,) = map(json.loads, done.stderr.splitlines())
+    assert {name: line[name] for name in ("level", "event", "role")} == {"level": "error", "event": mistake, "role": "train"}
 
 
 def test_debug_shows_the_traceback() -> None:
