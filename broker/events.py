@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Role = Literal["coordinator", "server", "client"]
-# of no message of the run, or larger than any; of one that has no place there; of what does not fit the run; of a killer of workers
-RefusalKind = Literal["malformed", "misplaced", "unfit", "poison"]
+# of no message of the run, or larger than any; of one that has no place there; of what does not fit the run; of values, or what
+# comes of them, that are NaN or infinite; of a killer of workers
+RefusalKind = Literal["malformed", "misplaced", "unfit", "nonfinite", "poison"]
 DropoutKind = Literal["silent", "overdue", "replaced"]
 Awaited = Literal["broker", "servers", "round", "client", "stream"]  # the first three by clients, the others by server workers
 
@@ -77,6 +78,7 @@ class RoundOpened(Event):
     round: int
     streams: int  # 0: none, the round is of whole networks
     clients: int
+    opened_at: float  # Unix time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +86,7 @@ class Progress(Event):
     """How far the open round is, as far as the coordinator has heard."""
 
     round: int
+    opened_at: float  # Unix time
     clients: int
     streams_committed: int
     streams: int
@@ -103,14 +106,6 @@ class RoundClosed(Event):
     server_loss: float | None
     server_accuracy: float | None  # on the batches trained
     client_loss: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoreWentBack(Event):
-    """The store has lost its last writes, and rounds that were closed with them: they are trained again."""
-
-    from_closed: int
-    to_closed: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,6 +205,14 @@ class ClientRoundEnded(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReplicaSetBack(Event):
+    """A worker has set a replica that became non-finite back to before the clients that it was being trained with."""
+
+    round: int
+    stream: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class MessageRefused(Event):
     """A message became a dead letter."""
 
@@ -277,33 +280,6 @@ class Reconnected(Event):
     """A role's consumer has a new channel to the broker, after the one before was lost."""
 
     role: Role
-
-
-@dataclass(frozen=True, kw_only=True)
-class InferenceAnswered(Event):
-    """A worker has answered inference requests, all at once."""
-
-    worker: str
-    requests: int
-    samples: int
-    seconds: float  # from taking them up to sending the answers
-
-
-@dataclass(frozen=True, kw_only=True)
-class InferenceLate(Event):
-    """A worker has dropped an inference request that nobody waits for any more."""
-
-    worker: str
-    client: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class InferenceFinished(Event):
-    """A batch of samples has its answers at an inference client."""
-
-    client: str
-    where: Mapping[str, int]  # samples by who answered: "client", "server" or "degraded"
-    seconds: float  # from its first layer to its last answer
 
 
 Emit = Callable[[Event], None]

@@ -32,7 +32,7 @@ def exported(
     if at is None or at.port is None:
         yield emit, health
         return
-    metrics = Metrics(role, client=client, by_client=at.by_client)
+    metrics = Metrics(role, client=client, by_client=at.by_client, reachable=health.reachable)
 
     def both(event: Event) -> None:
         metrics(event)

@@ -150,7 +150,7 @@ def run_role(role: Role) -> None:
 
 def _watch(health: Health, role: Role, transports: list[Transport], store: Store | None = None) -> None:
     """Let a role's health be known: its loop, its connections, of which some may come later, and its store if it has one."""
-    reachable = {"RabbitMQ": lambda: all(transport.wait_connected(0) for transport in transports)}
+    reachable = {"broker": lambda: all(transport.wait_connected(0) for transport in transports)}
     if store is not None:
-        reachable["Redis"] = lambda: store.reachable
+        reachable["store"] = lambda: store.reachable
     health.watch(lambda: role.turned, reachable)

@@ -91,7 +91,7 @@ class Baseline:
         )
 
     def _train_round(self, round: int) -> ClosedRound:
-        self._emit(RoundOpened(round=round, streams=0, clients=len(self._parts)))
+        self._emit(RoundOpened(round=round, streams=0, clients=len(self._parts), opened_at=time.time()))
         trained = {name: self._trained(name, round) or self._train(name, round) for name in self._parts}
         tallies = sum((one.tallies for one in trained.values()), Tallies())
         accuracy = {name: one.right / one.tested for name, one in trained.items() if one.tested}

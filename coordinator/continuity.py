@@ -1,6 +1,7 @@
 """Notices a store that has lost its last writes, or everything, while the run went on."""
 
-from broker.events import Emit, StoreWentBack
+from broker.events import Emit
+from broker.store_events import StoreWentBack
 from coordinator.errors import RunFailed
 from coordinator.store.interface import Lease
 from coordinator.store.ledger import Ledger

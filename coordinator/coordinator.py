@@ -182,7 +182,7 @@ class Coordinator:
         try:
             self._mailbox.handle(TICK)
             self._reception.turn()
-            self._reporter.count_clients()
+            self._reporter.look()
             state = self._ledger.state()
             self._continuity.see(state.record)
             self._results.write(state.record)
@@ -230,7 +230,7 @@ class Coordinator:
         if opened is not None:
             crash_point(Between.ROUND_AND_OFFERS)
             clients = sum(len(plan.clients) for plan in opened.streams)
-            self._emit(RoundOpened(round=opened.round, streams=len(opened.streams), clients=clients))
+            self._emit(RoundOpened(round=opened.round, streams=len(opened.streams), clients=clients, opened_at=opened.opened_at))
             self._reporter.turn(opened)
             self._reception.tell_everyone()
 

@@ -4,6 +4,7 @@ import time
 from collections import Counter
 
 from broker.events import ClientsCounted, Emit, Progress
+from broker.store_events import StoreUsed
 from coordinator.membership import Membership
 from coordinator.reception import Reception
 from coordinator.store.ledger import Ledger
@@ -22,15 +23,17 @@ class Reporter:
         self._reception = reception
         self._emit = emit
         self._round = 0
-        self._offered = self._reported = self._counted = 0.0
+        self._offered = self._reported = self._looked = 0.0
         self._states: dict[str, int] = {}
 
-    def count_clients(self) -> None:
-        """Say how many clients are in which state, when it is due and has changed."""
+    def look(self) -> None:
+        """Say what the store uses, and how many clients are in which state where that has changed, when it is due."""
         now = time.monotonic()
-        if now - self._counted < PROGRESS_SECONDS:
+        if now - self._looked < PROGRESS_SECONDS:
             return
-        self._counted = now
+        self._looked = now
+        usage = self._ledger.store.usage()
+        self._emit(StoreUsed(used=usage.used, limit=usage.limit))
         states = dict(Counter(str(client.state) for client in self._ledger.roster().record.clients.values()))
         if states != self._states:
             self._states = states
@@ -51,6 +54,7 @@ class Reporter:
         tallies = sum((stream.record.tallies() for stream in streams.values()), Tallies())
         return Progress(
             round=record.round,
+            opened_at=record.opened_at,
             clients=sum(len(plan.clients) for plan in record.streams),
             streams=len(record.streams),
             streams_committed=sum(stream.record.status == "committed" for stream in streams.values()),

@@ -19,3 +19,7 @@ class DataError(LearningError):
 
 class TensorError(LearningError):
     """Bytes that should hold tensors do not: wrong type, shape, size or value."""
+
+
+class NonFiniteError(TensorError):
+    """A value, or what comes of it, is NaN or infinite."""

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from learning.errors import SettingsError, TensorError
+from learning.errors import NonFiniteError, SettingsError, TensorError
 from learning.layers import Network
 from learning.optimizers import learning_rate, load_optimizer_state, make_optimizer, optimizer_state, set_learning_rate
 from learning.seeds import seeded
@@ -96,11 +96,11 @@ class Half:
         return Step(loss=loss.item(), correct=correct, samples=len(labels))
 
     def _check_finite(self, loss: torch.Tensor) -> None:
-        """Raise TensorError if the loss, a gradient or a statistic of BatchNorm is not finite: an average would spread it."""
+        """Raise NonFiniteError if the loss, a gradient or a statistic of BatchNorm is not finite: an average would spread it."""
         gradient = nn.utils.get_total_norm([p.grad for p in self._names.values() if p.grad is not None])
         statistics = [buffer.reshape(-1) for buffer in self._buffers if buffer.is_floating_point()]
         if not bool(torch.cat([loss.reshape(1), gradient.reshape(1), *statistics]).isfinite().all()):
-            raise TensorError(f"the loss is {loss.item()}, the gradient's norm {gradient.item()}, or a statistic is not finite")
+            raise NonFiniteError(f"the loss is {loss.item()}, the gradient's norm {gradient.item()}, or a statistic is not finite")
 
     @contextlib.contextmanager
     def _all_or_nothing(self) -> Iterator[None]:

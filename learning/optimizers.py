@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from learning.errors import TensorError
+from learning.errors import NonFiniteError, TensorError
 from learning.settings import OptimizerSettings
 from learning.tensors import State, shown
 
@@ -66,7 +66,7 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, names: dict[str, nn.P
         if value.dtype not in (torch.float32, parameter.dtype):
             raise TensorError(f"optimizer state {shown(label)} is {value.dtype}, its parameter {parameter.dtype}")
         if not bool(torch.isfinite(value).all()):
-            raise TensorError(f"optimizer state {shown(label)} has a value that is not finite")
+            raise NonFiniteError(f"optimizer state {shown(label)} has a value that is not finite")
         found.setdefault(name, set()).add(key)
         optimizer.state[parameter][key] = value.to(parameter.device).clone()
     wanted = _KEYS[type(optimizer).__name__]

@@ -11,7 +11,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from learning.errors import TensorError
+from learning.errors import NonFiniteError, TensorError
 
 WIRE_DTYPES = {
     "float32": torch.float32,
@@ -64,7 +64,7 @@ def from_bytes(data: bytes, dtype: str, shape: tuple[int, ...]) -> torch.Tensor:
         low, step = raw[:scales].view(torch.float32).reshape(2, *_scale_shape(shape))
         tensor = torch.addcmul(low, tensor, step)
     if not _within(tensor, torch.finfo(tensor.dtype).max):
-        raise TensorError("a value is not finite")
+        raise NonFiniteError("a value is not finite")
     return tensor
 
 
@@ -141,7 +141,7 @@ def check_state(state: State, expected: State) -> None:
             found = f"{tensor.dtype} {tuple(tensor.shape[:8])}"
             raise TensorError(f"{name} is {found}, expected {own.dtype} {tuple(own.shape)}")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise TensorError(f"{name} has a value that is not finite")
+            raise NonFiniteError(f"{name} has a value that is not finite")
 
 
 def shown(name: str) -> str:
@@ -155,7 +155,7 @@ def naming(what: str) -> Iterator[None]:
     try:
         yield
     except TensorError as error:
-        raise TensorError(f"{what}: {error}") from None
+        raise type(error)(f"{what}: {error}") from None
 
 
 def fingerprint(states: Iterable[tuple[str, State]]) -> str:

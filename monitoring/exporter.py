@@ -19,6 +19,7 @@ from monitoring.errors import ExporterError
 
 TURN_SECONDS = 120.0  # a role whose loop has not turned for so long is not well; reading data or a very long step take less
 READ_SECONDS = 10.0  # that a request may take to come
+_PROGRAMS = {"broker": "RabbitMQ", "store": "Redis"}
 
 
 class Health:
@@ -34,13 +35,17 @@ class Health:
         """Begin to look at a role.
 
         turned: returns the time of ``time.monotonic`` at which its loop last turned. reachable: returns whether a server that the
-        role needs could be reached when it was last tried, by the server's name.
+        role needs could be reached when it was last tried: "broker", "store".
         """
         self._turned, self._reachable = turned, reachable
 
     def end(self) -> None:
         """The role has ended."""
         self._turned, self._state = None, "ended"
+
+    def reachable(self) -> dict[str, bool]:
+        """Return which servers could be reached when they were last tried; none of them while nothing is watched."""
+        return {server: reachable() for server, reachable in self._reachable.items()} if self._turned else {}
 
     def report(self) -> dict[str, str | bool]:
         """Return role, whether it is well, and why not, in one line."""
@@ -54,7 +59,7 @@ class Health:
         silent = time.monotonic() - turned()
         if silent > TURN_SECONDS:
             return f"no turn for {silent:.0f} s"
-        missing = [name for name, reachable in self._reachable.items() if not reachable()]
+        missing = [_PROGRAMS[server] for server, reachable in self._reachable.items() if not reachable()]
         return f"{' and '.join(missing)} cannot be reached" if missing else ""
 
 

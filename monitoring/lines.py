@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from functools import singledispatch
 from typing import Literal
 
-from broker import events
+from broker import events, inference_events, store_events
 
 Level = Literal["debug", "info", "warning", "error"]
 """debug: what happens many times a round. warning: something is lost, refused, or has to be waited for; the run bears it.
@@ -14,6 +14,7 @@ _DETAILS = (
     events.ClientsCounted,
     events.ClientReported,
     events.Progress,
+    store_events.StoreUsed,
     events.BatchTrained,
     events.NetworkStep,
     events.CheckpointSaved,
@@ -21,16 +22,17 @@ _DETAILS = (
     events.FeaturesPublished,
     events.Acknowledged,
     events.Waited,
-    events.InferenceAnswered,
-    events.InferenceLate,
-    events.InferenceFinished,
+    inference_events.InferenceAnswered,
+    inference_events.InferenceLate,
+    inference_events.InferenceFinished,
 )
 _WARNINGS = (
     events.Waiting,
     events.ClientDropped,
-    events.StoreWentBack,
+    store_events.StoreWentBack,
     events.StreamLost,
     events.ClientRoundEnded,
+    events.ReplicaSetBack,
     events.MessageRefused,
     events.GapFound,
 )
@@ -111,11 +113,16 @@ def _(event: events.RoundClosed) -> str:
 
 
 @line.register
-def _(event: events.StoreWentBack) -> str:
+def _(event: store_events.StoreWentBack) -> str:
     return (
         f"the store has lost its last writes: round {event.from_closed} was closed, the last one there is {event.to_closed}; "
         "training goes on after that"
     )
+
+
+@line.register
+def _(event: store_events.StoreUsed) -> str:
+    return f"the store uses {event.used} bytes" + (f" of {event.limit}" if event.limit else "")
 
 
 @line.register
@@ -143,6 +150,11 @@ def _(event: events.StreamLost) -> str:
 def _(event: events.ClientRoundEnded) -> str:
     what = "what came before counts" if event.kept else "nothing of it counts"
     return f"round {event.round} of {event.client} ended early, {what}: {event.reason}"
+
+
+@line.register
+def _(event: events.ReplicaSetBack) -> str:
+    return f"a replica of stream {event.stream} of round {event.round} became non-finite and is set back"
 
 
 @line.register
@@ -199,17 +211,17 @@ def _(event: events.Reconnected) -> str:
 
 
 @line.register
-def _(event: events.InferenceAnswered) -> str:
+def _(event: inference_events.InferenceAnswered) -> str:
     return f"{event.worker}: answered {count(event.requests, 'request')}, {event.samples} samples in {event.seconds:.3f} s"
 
 
 @line.register
-def _(event: events.InferenceLate) -> str:
+def _(event: inference_events.InferenceLate) -> str:
     return f"{event.worker}: dropped a request of {event.client} that nobody waits for any more"
 
 
 @line.register
-def _(event: events.InferenceFinished) -> str:
+def _(event: inference_events.InferenceFinished) -> str:
     where = ", ".join(f"{number} by {who}" for who, number in event.where.items() if number)
     return f"{event.client}: {where or 'no samples'} in {event.seconds:.3f} s"
 

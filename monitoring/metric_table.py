@@ -91,7 +91,14 @@ DEFINITIONS: tuple[Definition, ...] = (
         "counter",
         ("coordinator", "server", "train"),
         {"kind": get_args(events.RefusalKind)},
-        "Refused messages: no message of the run, one without a place there, one that does not fit the run, a killer of workers.",
+        "Refused messages: no message of the run; without a place there; not fitting it; not finite; killers of workers.",
+    ),
+    _define(
+        "replicas_set_back_total",
+        "counter",
+        _SERVER,
+        _NONE,
+        "Replicas that became non-finite and were set back to before the clients being trained.",
     ),
     _define(
         "reconnects_total",
@@ -100,7 +107,25 @@ DEFINITIONS: tuple[Definition, ...] = (
         {"role": get_args(events.Role)},
         "Times that a role's consumer was connected to the broker anew.",
     ),
+    _define(
+        "reachable",
+        "gauge",
+        ("coordinator", "server", "client"),
+        {"server": ("broker", "store")},
+        "1 where the last try reached RabbitMQ (broker) or Redis (store, which clients do not use), else 0.",
+    ),
+    _define("store_bytes", "gauge", _COORDINATOR, _NONE, "Memory that the store uses: all of Redis, whoever fills it."),
+    _define(
+        "store_limit_bytes", "gauge", _COORDINATOR, _NONE, "The most memory that the store may use, Redis' maxmemory; 0: no bound."
+    ),
     _define("round", "gauge", _COORDINATOR, _NONE, "The round that is open, or was last."),
+    _define(
+        "round_opened_timestamp_seconds",
+        "gauge",
+        _COORDINATOR,
+        _NONE,
+        "Unix time at which the round that is open was opened; 0: none is.",
+    ),
     _define("run_rounds", "gauge", _COORDINATOR, _NONE, "Rounds of the run."),
     _define("round_seconds", "histogram", _COORDINATOR, _NONE, "From opening a round to closing it.", LONG_SECONDS),
     _define(

@@ -7,7 +7,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 
-from broker import events
+from broker import events, inference_events, store_events
 from broker.client_counts import counted
 from monitoring.metric_table import DEFINITIONS, STATES, Role
 from monitoring.series import Definition, Series
@@ -37,11 +37,20 @@ class Metrics:
 
     client: id and cut, where the process is a client: it counts its own events, all others hear of clients by their heartbeats.
     by_client: what clients count has a label ``client`` beside the cut; there are as many series as clients then.
+    reachable: returns which of its servers were reached at the last try; asked at each scrape.
     """
 
-    def __init__(self, role: Role, *, client: tuple[str, int] | None = None, by_client: bool = False) -> None:
+    def __init__(
+        self,
+        role: Role,
+        *,
+        client: tuple[str, int] | None = None,
+        by_client: bool = False,
+        reachable: Callable[[], Mapping[str, bool]] = dict,
+    ) -> None:
         self._client = client
         self._by_client = by_client
+        self._reachable = reachable
         definitions = [one for one in DEFINITIONS if role in one.roles]
         self._series = Series(map(_with_client, definitions) if by_client else definitions)
         self.registry = CollectorRegistry()
@@ -58,6 +67,7 @@ class Metrics:
 
     def collect(self) -> Iterator[Metric]:
         """Yield all metrics as they are now, for the registry."""
+        self._series.put("splitee_reachable", {(server,): reached for server, reached in self._reachable().items()})
         return self._series.collect()
 
     def _count(self, client: str, cut: int, counts: Mapping[str, float]) -> None:
@@ -121,6 +131,10 @@ def _gap_found(series: Series, _event: events.GapFound) -> None:
     series.add("splitee_gaps_total", 1)
 
 
+def _replica_set_back(series: Series, _event: events.ReplicaSetBack) -> None:
+    series.add("splitee_replicas_set_back_total", 1)
+
+
 def _message_refused(series: Series, event: events.MessageRefused) -> None:
     series.add("splitee_dead_letters_total", 1, (event.kind,))
 
@@ -132,13 +146,21 @@ def _reconnected(series: Series, event: events.Reconnected) -> None:
 
 def _run_started(series: Series, event: events.RunStarted) -> None:
     series.put("splitee_run_rounds", {(): event.rounds})
+    series.put("splitee_round_opened_timestamp_seconds", {(): 0})
 
 
 def _round_open(series: Series, event: events.RoundOpened | events.Progress) -> None:
     series.put("splitee_round", {(): event.round})
+    series.put("splitee_round_opened_timestamp_seconds", {(): event.opened_at})
+
+
+def _store_used(series: Series, event: store_events.StoreUsed) -> None:
+    series.put("splitee_store_bytes", {(): event.used})
+    series.put("splitee_store_limit_bytes", {(): event.limit or 0})
 
 
 def _round_closed(series: Series, event: events.RoundClosed) -> None:
+    series.put("splitee_round_opened_timestamp_seconds", {(): 0})
     series.observe("splitee_round_seconds", event.seconds)
 
 
@@ -157,16 +179,16 @@ def _round_evaluated(series: Series, event: events.RoundEvaluated) -> None:
     series.put("splitee_evaluation_accuracy", found)
 
 
-def _inference_answered(series: Series, event: events.InferenceAnswered) -> None:
+def _inference_answered(series: Series, event: inference_events.InferenceAnswered) -> None:
     series.observe("splitee_inference_batch_samples", event.samples)
     series.observe("splitee_inference_batch_seconds", event.seconds)
 
 
-def _inference_late(series: Series, _event: events.InferenceLate) -> None:
+def _inference_late(series: Series, _event: inference_events.InferenceLate) -> None:
     series.add("splitee_inference_late_total", 1)
 
 
-def _inference_finished(series: Series, event: events.InferenceFinished) -> None:
+def _inference_finished(series: Series, event: inference_events.InferenceFinished) -> None:
     for where, samples in event.where.items():
         series.add("splitee_inference_samples_total", samples, (where,))
     series.observe("splitee_inference_seconds", event.seconds)
@@ -181,16 +203,18 @@ _HANDLERS: Mapping[type[events.Event], Callable[[Series, Any], None]] = {
     events.CheckpointSaved: _checkpoint_saved,
     events.DuplicatesDropped: _duplicates_dropped,
     events.GapFound: _gap_found,
+    events.ReplicaSetBack: _replica_set_back,
     events.MessageRefused: _message_refused,
     events.Reconnected: _reconnected,
     events.RunStarted: _run_started,
     events.RoundOpened: _round_open,
     events.Progress: _round_open,  # of a round that another coordinator has opened
     events.RoundClosed: _round_closed,
+    store_events.StoreUsed: _store_used,
     events.ClientsCounted: _clients_counted,
     events.ClientDropped: _client_dropped,
     events.RoundEvaluated: _round_evaluated,
-    events.InferenceAnswered: _inference_answered,
-    events.InferenceLate: _inference_late,
-    events.InferenceFinished: _inference_finished,
+    inference_events.InferenceAnswered: _inference_answered,
+    inference_events.InferenceLate: _inference_late,
+    inference_events.InferenceFinished: _inference_finished,
 }

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from broker import codec
 from broker.crash_points import Between, crash_point
 from broker.errors import MalformedMessage
-from broker.events import BatchTrained, ClientRoundEnded
+from broker.events import BatchTrained, ClientRoundEnded, ReplicaSetBack
 from broker.messages import Activations, EndOfRound, Frame
 from coordinator.store.records import StreamClient
 from learning.errors import TensorError
@@ -89,7 +89,7 @@ class Effects:
         try:
             self._accept(client, message, taken.sequence)
         except TensorError as error:  # nothing comes after a marker: the round ends here, without it
-            lane.refusals.refuse(lane.intake, taken, f"round {self._round}, end of round: {error}")
+            lane.refusals.refuse(lane.intake, taken, f"round {self._round}, end of round: {error}", kind_of(error))
             self.close(client, "its end of round was refused")
         else:
             self._position.end(client.id, message)
@@ -128,6 +128,8 @@ class Effects:
 
     def _undo(self, reason: str) -> None:
         """End the round of all that are being trained, and let nothing of it count: the replica is what it was before them."""
+        if not self.half.is_finite():
+            self._context.emit(ReplicaSetBack(round=self._round, stream=self._checkpoints.record.stream))
         self._wait()
         self.half = self._checkpoints.undo()
         for client in self.group:

@@ -10,7 +10,7 @@ from broker import topology
 from broker.codec import decode, encode
 from broker.crash_points import Between, crash_point
 from broker.errors import MalformedMessage
-from broker.events import InferenceAnswered, InferenceLate
+from broker.inference_events import InferenceAnswered, InferenceLate
 from broker.messages import InferenceRequest, Prediction
 from broker.transport import Delivery, Reopened, Subscription
 from coordinator.errors import MissingBlob

@@ -17,7 +17,8 @@ from typing import Self
 import torch
 
 from broker.errors import BrokerUnavailable
-from broker.events import Emit, InferenceFinished, ignore
+from broker.events import Emit, ignore
+from broker.inference_events import InferenceFinished
 from broker.rabbitmq import RabbitTransport
 from broker.transport import Transport
 from learning.errors import DataError, LearningError

@@ -12,7 +12,7 @@ from broker.events import RefusalKind
 from broker.messages import Frame
 from broker.transport import Delivery
 from coordinator.store.records import StreamClient, StreamRecord
-from learning.errors import TensorError
+from learning.errors import NonFiniteError, TensorError
 from workers.intake import Intake
 from workers.parked import Taken
 from workers.position import Position
@@ -152,4 +152,6 @@ def kind_of(error: Exception) -> RefusalKind:
     """Return of which kind the refusal is that an error asks for."""
     if isinstance(error, PoisonedMessage):
         return "poison"
+    if isinstance(error, NonFiniteError):
+        return "nonfinite"
     return "malformed" if isinstance(error, MalformedMessage) else "unfit"

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torchvision.utils import save_image
 
-from broker import events
+from broker import inference_events
 from cli.main import app
 from learning.data import load_dataset
 from learning.images import read_image
@@ -68,7 +68,7 @@ def test_the_same_in_one_process_and_over_rabbitmq(
             assert [(int(label), where.value) for label, where in zip(found.labels, found.where, strict=True)] == [
                 (answer["label"], answer["where"]) for answer in here
             ]
-            server.wait_for(events.InferenceAnswered)
+            server.wait_for(inference_events.InferenceAnswered)
     remote = answers(
         capsys,
         *(str(deployment.output), "--broker", rabbitmq_url, "--patience", "60", "--max-entropy", repr(bound)),

@@ -16,7 +16,8 @@ import torch
 
 from broker import topology
 from broker.codec import decode, encode
-from broker.events import DuplicatesDropped, FeaturesPublished, GapFound, InferenceLate, MessageRefused, RoundClosed, StreamClaimed
+from broker.events import DuplicatesDropped, FeaturesPublished, GapFound, MessageRefused, RoundClosed, StreamClaimed
+from broker.inference_events import InferenceLate
 from broker.messages import Frame, InferenceRequest, WireTensor
 from broker.rabbitmq import RabbitTransport
 from broker.transport import Delivery, Reopened

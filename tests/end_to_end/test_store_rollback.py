@@ -17,11 +17,11 @@ from broker.events import (
     FeaturesPublished,
     RoundClosed,
     RunFinished,
-    StoreWentBack,
     StreamClaimed,
     StreamCommitted,
     Waiting,
 )
+from broker.store_events import StoreWentBack
 from cli.private_servers import PrivateServer, start_redis
 from tests.end_to_end.conftest import Deploy, Undisturbed
 from tests.end_to_end.harness import Deployment, Node, one_line, summary

@@ -11,7 +11,8 @@ import torch
 
 from broker import topology
 from broker.codec import decode, encode
-from broker.events import Event, InferenceAnswered, MessageRefused, StreamLost
+from broker.events import Event, MessageRefused, StreamLost
+from broker.inference_events import InferenceAnswered
 from broker.messages import InferenceRequest, Prediction
 from broker.transport import Delivery
 from coordinator.experiment import Experiment, load_experiment

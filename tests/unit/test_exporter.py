@@ -1,6 +1,7 @@
 """What a role's metrics port answers."""
 
 import json
+import re
 import socket
 import struct
 import time
@@ -49,20 +50,26 @@ def health_of(exporter: Exporter) -> tuple[int, dict[str, object]]:
 
 
 def test_health_follows_the_role(monkeypatch: pytest.MonkeyPatch) -> None:
-    health, turned, reachable = Health("server"), time.monotonic(), {"RabbitMQ": True, "Redis": True}
+    health, turned, reachable = Health("server"), time.monotonic(), {"broker": True, "store": True}
 
     def answers(name: str) -> Callable[[], bool]:
         return lambda: reachable[name]
 
-    with Exporter("127.0.0.1", 0, CollectorRegistry(), health) as exporter:
+    def of_gauge() -> set[str]:
+        return set(re.findall(r"^splitee_reachable(.*)\.0$", get(exporter.url)[2], re.MULTILINE))
+
+    with Exporter("127.0.0.1", 0, Metrics("server", reachable=health.reachable).registry, health) as exporter:
+        assert of_gauge() == set()
         assert health_of(exporter) == (503, {"role": "server", "healthy": False, "reason": "starting"})
         health.watch(lambda: turned, {name: answers(name) for name in reachable})
         assert health_of(exporter) == (200, {"role": "server", "healthy": True, "reason": "running"})
-        reachable["Redis"] = False
+        assert of_gauge() == {'{server="broker"} 1', '{server="store"} 1'}
+        reachable["store"] = False
         assert health_of(exporter) == (503, {"role": "server", "healthy": False, "reason": "Redis cannot be reached"})
-        reachable["RabbitMQ"] = False
+        assert of_gauge() == {'{server="broker"} 1', '{server="store"} 0'}
+        reachable["broker"] = False
         assert health_of(exporter)[1]["reason"] == "RabbitMQ and Redis cannot be reached"
-        reachable.update(RabbitMQ=True, Redis=True)
+        reachable.update(broker=True, store=True)
         turned -= exporter_module.TURN_SECONDS + 1
         status, found = health_of(exporter)
         assert (status, str(found["reason"]).startswith("no turn for 12")) == (503, True)
@@ -70,6 +77,7 @@ def test_health_follows_the_role(monkeypatch: pytest.MonkeyPatch) -> None:
         assert health_of(exporter)[0] == 200
         health.end()
         assert health_of(exporter) == (503, {"role": "server", "healthy": False, "reason": "ended"})
+        assert of_gauge() == set()
 
 
 def test_a_port_that_is_taken_is_one_line() -> None:

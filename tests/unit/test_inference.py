@@ -8,6 +8,7 @@ import torch
 from broker import events, topology
 from broker.codec import decode, encode
 from broker.dead_letters import DeadLetters
+from broker.inference_events import InferenceAnswered, InferenceLate
 from broker.mailbox import Mailbox
 from broker.memory import MemoryBroker, MemoryTransport
 from broker.messages import InferenceRequest, Prediction
@@ -99,7 +100,7 @@ class Serving:
 
     def batches(self) -> list[tuple[int, int]]:
         """Return the requests and samples of every batch that was computed."""
-        return [(event.requests, event.samples) for event in self.heard if isinstance(event, events.InferenceAnswered)]
+        return [(event.requests, event.samples) for event in self.heard if isinstance(event, InferenceAnswered)]
 
     def _hear(self, item: object) -> None:
         assert isinstance(item, Delivery)
@@ -154,7 +155,7 @@ def test_what_nobody_waits_for_any_more_is_dropped() -> None:
     serving.ask("in time", 3)
     serving.service.serve(60.0)
     assert list(serving.answers) == ["in time"]
-    assert [event.client for event in serving.heard if isinstance(event, events.InferenceLate)] == ["client-01"]
+    assert [event.client for event in serving.heard if isinstance(event, InferenceLate)] == ["client-01"]
 
 
 @pytest.mark.parametrize(

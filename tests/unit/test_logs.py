@@ -23,13 +23,15 @@ from monitoring.redaction import Redaction
 LEVELS: dict[Level, set[str]] = {
     "debug": {
         "ClientsCounted", "ClientReported", "Progress", "BatchTrained", "NetworkStep", "CheckpointSaved", "DuplicatesDropped",
-        "FeaturesPublished", "Acknowledged", "Waited", "InferenceAnswered", "InferenceLate", "InferenceFinished",
+        "FeaturesPublished", "Acknowledged", "Waited", "InferenceAnswered", "InferenceLate", "InferenceFinished", "StoreUsed",
     },
     "info": {
         "RunStarted", "ClientJoined", "RoundOpened", "RoundClosed", "RoundEvaluated", "RunFinished", "StreamClaimed",
         "StreamCommitted", "Reconnected",
     },
-    "warning": {"Waiting", "ClientDropped", "StoreWentBack", "StreamLost", "ClientRoundEnded", "MessageRefused", "GapFound"},
+    "warning": {
+        "Waiting", "ClientDropped", "StoreWentBack", "StreamLost", "ClientRoundEnded", "ReplicaSetBack", "MessageRefused", "GapFound",
+    },
     "error": set(),
 }  # fmt: skip
 KINDS = sorted(events.Event.__subclasses__(), key=lambda kind: kind.__name__)

@@ -7,7 +7,7 @@ import pytest
 from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from broker import events
+from broker import events, inference_events, store_events
 from cli import metrics_page
 from monitoring.metric_table import DEFINITIONS, Role
 from monitoring.metrics import Metrics
@@ -121,13 +121,14 @@ CASES: list[tuple[Role, events.Event, Mapping[tuple[str, Labels], float]]] = [
     ),
     ("server", events.DuplicatesDropped(client="a", count=5), {("splitee_duplicates_total", ()): 5}),
     ("server", events.GapFound(client="a", round=1, sequence=2), {("splitee_gaps_total", ()): 1}),
+    ("server", events.ReplicaSetBack(round=1, stream="s"), {("splitee_replicas_set_back_total", ()): 1}),
     *(
         ("server", events.MessageRefused(queue="q", reason="r", kind=kind), {("splitee_dead_letters_total", (kind,)): 1})
-        for kind in ("malformed", "misplaced", "unfit", "poison")
+        for kind in ("malformed", "misplaced", "unfit", "nonfinite", "poison")
     ),
     (
         "server",
-        events.InferenceAnswered(worker="w", requests=2, samples=9, seconds=0.1),
+        inference_events.InferenceAnswered(worker="w", requests=2, samples=9, seconds=0.1),
         {
             ("splitee_inference_batch_samples_sum", ()): 9,
             ("splitee_inference_batch_samples_count", ()): 1,
@@ -135,13 +136,23 @@ CASES: list[tuple[Role, events.Event, Mapping[tuple[str, Labels], float]]] = [
             ("splitee_inference_batch_seconds_count", ()): 1,
         },
     ),
-    ("server", events.InferenceLate(worker="w", client="a"), {("splitee_inference_late_total", ()): 1}),
+    ("server", inference_events.InferenceLate(worker="w", client="a"), {("splitee_inference_late_total", ()): 1}),
     (
         "coordinator",
         events.RunStarted(run="r", strategy="averaging", rounds=7, clients=3, resumed_at=1),
         {("splitee_run_rounds", ()): 7},
     ),
-    ("coordinator", events.RoundOpened(round=4, streams=1, clients=1), {("splitee_round", ()): 4}),
+    (
+        "coordinator",
+        events.RoundOpened(round=4, streams=1, clients=1, opened_at=1e9),
+        {("splitee_round", ()): 4, ("splitee_round_opened_timestamp_seconds", ()): 1e9},
+    ),
+    (
+        "coordinator",
+        store_events.StoreUsed(used=50, limit=90),
+        {("splitee_store_bytes", ()): 50, ("splitee_store_limit_bytes", ()): 90},
+    ),
+    ("coordinator", store_events.StoreUsed(used=50, limit=None), {("splitee_store_bytes", ()): 50}),
     (
         "coordinator",
         events.RoundClosed(round=4, seconds=2.0, samples=1, server_loss=1.0, server_accuracy=0.5, client_loss=1.0),
@@ -167,7 +178,7 @@ CASES: list[tuple[Role, events.Event, Mapping[tuple[str, Labels], float]]] = [
     ),
     (
         "inference",
-        events.InferenceFinished(client="a", where={"client": 3, "server": 2, "degraded": 1}, seconds=0.1),
+        inference_events.InferenceFinished(client="a", where={"client": 3, "server": 2, "degraded": 1}, seconds=0.1),
         {
             ("splitee_inference_samples_total", ("client",)): 3,
             ("splitee_inference_samples_total", ("server",)): 2,
@@ -184,8 +195,8 @@ def _labels(found: Mapping[str, str]) -> Labels:
     return tuple(found[name] for name in sorted(found, key=lambda name: (name != "cut", name != "client")))
 
 
-def listener(role: Role, *, by_client: bool = False) -> Metrics:
-    return Metrics(role, client=("a", 3) if role == "client" else None, by_client=by_client)
+def listener(role: Role, *, by_client: bool = False, **reachable: bool) -> Metrics:
+    return Metrics(role, client=("a", 3) if role == "client" else None, by_client=by_client, reachable=lambda: reachable)
 
 
 def moved(metrics: Metrics) -> dict[tuple[str, Labels], float]:
@@ -207,14 +218,14 @@ def test_an_event_moves_its_metrics_and_no_others(
 
 @pytest.mark.parametrize("role", ["coordinator", "server", "client", "train", "inference"])
 def test_a_role_has_the_metrics_that_the_table_gives_it_and_all_of_them_move(role: Role) -> None:
-    metrics = listener(role)
-    for _, event, _ in CASES:
+    metrics = listener(role, broker=True, store=False)
+    found = set()
+    for event in (*(event for _, event, _ in CASES), REPORT_OF_ALL):
         metrics(event)
-    metrics(events.ClientReported(client="a", cut=3, counts=dict.fromkeys(ALL_COUNTS, 1)))
+        found |= {name for name, _ in moved(metrics)}
     families = {family.name: family for family in metrics.registry.collect()}
     expected = {one.name.removesuffix("_total") for one in DEFINITIONS if role in one.roles}
     assert families.keys() == expected
-    found = {name for name, _ in moved(metrics)}
     moving = {name for name in expected if found & {name, f"{name}_total", f"{name}_count"}}
     assert moving == expected
 
@@ -223,6 +234,34 @@ ALL_COUNTS = (
     *("samples", "batches", "correct", "loss", "raw_bytes", "wire_bytes", "step_seconds", "window"),
     *("confirmed", "confirm_seconds", "acknowledged", "acknowledge_seconds", "wait_broker_seconds", "reconnects"),
 )
+
+
+REPORT_OF_ALL = events.ClientReported(client="a", cut=3, counts=dict.fromkeys(ALL_COUNTS, 1))
+
+
+def test_a_round_is_open_from_its_opening_to_its_close() -> None:
+    metrics = listener("coordinator")
+
+    def opened_at() -> float | None:
+        return metrics.registry.get_sample_value("splitee_round_opened_timestamp_seconds")
+
+    metrics(events.RunStarted(run="r", strategy="averaging", rounds=7, clients=3, resumed_at=1))
+    assert opened_at() == 0
+    metrics(events.RoundOpened(round=4, streams=1, clients=1, opened_at=1e9))
+    assert opened_at() == 1e9
+    metrics(events.RoundClosed(round=4, seconds=2.0, samples=1, server_loss=1.0, server_accuracy=0.5, client_loss=1.0))
+    assert opened_at() == 0
+    figures = {"client_samples": 0, "server_samples": 0, "client_loss": None, "server_loss": None}
+    metrics(events.Progress(round=5, opened_at=2e9, clients=1, streams_committed=0, streams=1, **figures))
+    assert opened_at() == 2e9, "another coordinator had opened it"
+
+
+def test_a_server_is_reachable_or_not_at_the_time_of_the_scrape() -> None:
+    reached = {"broker": True}
+    metrics = Metrics("client", client=("a", 3), reachable=lambda: reached)
+    for expected in (True, False):
+        reached["broker"] = expected
+        assert metrics.registry.get_sample_value("splitee_reachable", {"server": "broker"}) == expected
 
 
 def test_one_process_with_all_roles_hears_of_clients_once() -> None:
@@ -257,7 +296,7 @@ def test_series_of_known_labels_begin_at_zero() -> None:
 def test_a_histogram_counts_up_to_each_bound() -> None:
     metrics = listener("server")
     for samples in (1, 2, 3, 5000):
-        metrics(events.InferenceAnswered(worker="w", requests=1, samples=samples, seconds=0.1))
+        metrics(inference_events.InferenceAnswered(worker="w", requests=1, samples=samples, seconds=0.1))
     text = generate_latest(metrics.registry).decode()
     counts = {
         bound: f'splitee_inference_batch_samples_bucket{{le="{bound}"}} ' for bound in ("1.0", "2.0", "4.0", "1024.0", "+Inf")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from broker.events import BatchTrained, CheckpointSaved, ClientRoundEnded, MessageRefused
+from broker.events import BatchTrained, CheckpointSaved, ClientRoundEnded, MessageRefused, ReplicaSetBack
 from coordinator.experiment import load_experiment
 from coordinator.store.records import StreamRecord, Suspect, stream_lease
 from learning.halves import ClientHalf
@@ -76,6 +76,8 @@ def test_a_replica_that_became_non_finite_is_what_it_was_before_that_client(poli
     ended = [event for event in there.heard if isinstance(event, ClientRoundEnded)]
     assert [(event.client, event.kept) for event in ended] == [("client-02", False)]
     assert "training.server.lr" in ended[0].reason
+    assert len([event for event in there.heard if isinstance(event, ReplicaSetBack)]) == 1
+    assert {event.kind for event in there.heard if isinstance(event, MessageRefused)} <= {"nonfinite"}
 
 
 def test_interleaved_batches_are_trained_in_turn() -> None:
@@ -104,6 +106,7 @@ def test_of_interleaved_clients_that_ruin_the_replica_none_counts() -> None:
     assert all(progress.discarded and "non-finite" in progress.closed for progress in stream.clients.values())
     ended = [event for event in there.heard if isinstance(event, ClientRoundEnded)]
     assert [(event.client, event.kept) for event in ended] == [(client, False) for client in CLIENTS]
+    assert len([event for event in there.heard if isinstance(event, ReplicaSetBack)]) == 1
 
 
 def kinds(there: OneRound) -> list[str]:
