@@ -78,8 +78,7 @@ _ALERTS = {
     "datasource": SOURCE,
     "enable": True,
     "iconColor": "red",
-    "expr": 'ALERTS{alertstate="firing", system="splitee"}',
+    "target": {"refId": "Anno", "expr": 'ALERTS{alertstate="firing", system="splitee"}', "interval": "30s"},
     "titleFormat": "{{alertname}}",
     "textFormat": "{{severity}}",
-    "step": "30s",
 }

@@ -102,7 +102,8 @@ _ANSWERS = Row(
             title="Who answers",
             what=f"Samples answered a second. {_WHERE}",
             normal="client and server in an even proportion, no degraded ones.",
-            otherwise="degraded: servers are away or late; see *Requests that came too late* and *Workers that answer*.",
+            otherwise="degraded: servers are away or late; see *Requests waiting, and those that came too late* and *Workers that "
+            "answer*.",
             unit="suffix: samples/s",
             width=12,
             stacked=True,

@@ -22,7 +22,8 @@ class Panel:
 
     what, normal, otherwise: its description: what it shows, what is normal, and what to do when it is not. unit: one of Grafana's.
     width: of 24 columns. low, high: ends of its axis. steps: colours by value. texts: shown in place of values. empty: shown in
-    place of no value. stairs: values hold until the next one. link: name of a dashboard that says more.
+    place of no value. stairs: values hold until the next one. joined: lines go on over times without a value. colours: of lines, by
+    legend. dashed: a regular expression of legends. link: name of a dashboard that says more.
     """
 
     title: str
@@ -43,6 +44,9 @@ class Panel:
     stairs: bool = False
     bars: bool = False
     logarithmic: bool = False
+    joined: bool = False
+    colours: tuple[tuple[str, str], ...] = ()
+    dashed: str = ""
     link: str = ""
 
     def to_json(self, id: int, x: int, y: int, height: int) -> dict[str, Any]:
@@ -55,7 +59,7 @@ class Panel:
             "datasource": SOURCE,
             "gridPos": {"h": height, "w": self.width, "x": x, "y": y},
             "targets": [self._target(chr(ord("A") + place), query) for place, query in enumerate(self.queries)],
-            "fieldConfig": {"defaults": self._defaults(), "overrides": []},
+            "fieldConfig": {"defaults": self._defaults(), "overrides": self._overrides()},
             "options": _OPTIONS[self.kind](self),
         }
         if self.link:
@@ -93,6 +97,12 @@ class Panel:
             found["custom"] = self._drawing()
         return {key: value for key, value in found.items() if value not in (None, [])}
 
+    def _overrides(self) -> list[dict[str, Any]]:
+        found = [_override("byName", name, "color", {"mode": "fixed", "fixedColor": colour}) for name, colour in self.colours]
+        if self.dashed:
+            found.append(_override("byRegexp", f"/{self.dashed}/", "custom.lineStyle", {"fill": "dash", "dash": [8, 6]}))
+        return found
+
     def _drawing(self) -> dict[str, Any]:
         return {
             "drawStyle": "bars" if self.bars else "line",
@@ -100,11 +110,15 @@ class Panel:
             "lineWidth": 2,
             "fillOpacity": 30 if self.stacked or self.bars else 0,
             "showPoints": "auto",
-            "spanNulls": False,
+            "spanNulls": self.joined,
             "stacking": {"mode": "normal" if self.stacked else "none", "group": "A"},
             "scaleDistribution": {"type": "log", "log": 10} if self.logarithmic else {"type": "linear"},
             "thresholdsStyle": {"mode": "line" if self.steps else "off"},
         }
+
+
+def _override(matcher: str, which: str, key: str, value: Any) -> dict[str, Any]:
+    return {"matcher": {"id": matcher, "options": which}, "properties": [{"id": key, "value": value}]}
 
 
 def _text(value: float, text: str) -> dict[str, Any]:

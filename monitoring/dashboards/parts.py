@@ -17,8 +17,8 @@ def total(name: str, labels: str = "", by: str = "") -> str:
 
 
 def mean(name: str, count: str, labels: str = "", by: str = "") -> str:
-    """Return the mean of what one counter adds up and another counts. labels, by: as of ``total``."""
-    return f"{total(name, labels, by)} / {total(count, labels, by)}"
+    """Return the mean of what one counter adds up and another counts, where it counts. labels, by: as of ``total``."""
+    return f"{total(name, labels, by)} / ({total(count, labels, by)} > 0)"
 
 
 def quantile(share: float, name: str, by: str = "") -> str:

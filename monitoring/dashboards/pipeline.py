@@ -17,7 +17,7 @@ _STATS = Row(
             title="Messages waiting",
             what="Batches of features, of all clients, that RabbitMQ holds for the servers. Read from RabbitMQ itself.",
             normal="up and down in each round, 0 when servers keep up. Each client stops at `transport.run_ahead_bytes`.",
-            otherwise="only growing: the servers are slower than the clients; see *What workers do*.",
+            otherwise="only growing: the servers are slower than the clients; see *What server workers do*.",
             unit="short",
             width=4,
             decimals=0,
@@ -39,14 +39,18 @@ _STATS = Row(
         ),
         Panel(
             kind="stat",
-            title="Clients' time spent waiting for servers",
+            title="Waiting for servers",
             what="Share of the clients' time in which they have sent as much as they may and the servers must catch up.",
             normal="0 to a half; with strategy `sequential` more, because one stream trains all clients in turn.",
             otherwise="add workers, if streams wait for one; else this is what the servers can do.",
             unit="percentunit",
             width=4,
             decimals=0,
-            queries=(Query(f"{total('splitee_client_waiting_seconds_total', _WAITING_FOR_SERVERS)} / {ACTIVE}", "waiting"),),
+            queries=(
+                Query(
+                    f"({total('splitee_client_waiting_seconds_total', _WAITING_FOR_SERVERS)} or vector(0)) / {ACTIVE}", "waiting"
+                ),
+            ),
             steps=((None, "green"), (0.5, "yellow"), (0.9, "orange")),
         ),
         Panel(
@@ -94,7 +98,7 @@ _PRESSURE = Row(
         Panel(
             title="What clients do",
             what="A mean client's second: how much of it it trains, and how much it waits: for the broker to confirm, for servers "
-            "to catch up, for the next round.",
+            "to catch up, for the next round. The rest is encoding, sending and evaluating.",
             normal="training at the beginning of a round, then waiting for the round, while the slowest end theirs.",
             otherwise="waiting for the broker: RabbitMQ or the network is slow, or `transport.unconfirmed_bytes` too small. "
             "Waiting for servers: they are slower than the clients.",
@@ -132,6 +136,7 @@ _PRESSURE = Row(
             otherwise="at 1 clients stop until the servers catch up: see *What server workers do*.",
             unit="percentunit",
             high=1,
+            joined=True,
             queries=(
                 Query(mean("splitee_client_window_ratio_sum", "splitee_client_window_ratio_count", CLIENTS, "cut"), "cut {{cut}}"),
             ),
@@ -167,6 +172,7 @@ _LATENCY = Row(
             width=12,
             logarithmic=True,
             low=None,
+            joined=True,
             queries=(
                 Query(
                     mean("splitee_client_confirm_seconds_sum", "splitee_client_confirm_seconds_count", CLIENTS, "cut"),
@@ -238,6 +244,7 @@ _WORK = Row(
             otherwise="rising: the devices are busy with other work, or too hot. `splitee profile` measures a device.",
             unit="s",
             width=6,
+            joined=True,
             queries=(
                 Query(mean("splitee_client_step_seconds_total", "splitee_client_batches_total", CLIENTS, "cut"), "cut {{cut}}"),
             ),

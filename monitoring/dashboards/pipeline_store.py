@@ -25,7 +25,7 @@ BYTES = Row(
             title="Memory of Redis",
             what="Memory that Redis uses, and its limit (`maxmemory`; 0: it has none).",
             normal="level from round to round, well below the limit.",
-            otherwise="near the limit: raise `maxmemory`, or roles end with *no memory left*. `splitee clean` removes finished "
+            otherwise="near the limit: raise `maxmemory`, or roles end with `no memory left`. `splitee clean` removes finished "
             "runs.",
             unit="bytes",
             width=6,

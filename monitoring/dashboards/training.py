@@ -4,6 +4,7 @@ from monitoring.dashboards.dashboard import Dashboard, Row
 from monitoring.dashboards.panels import Panel, Query
 from monitoring.dashboards.parts import CLIENTS, MEAN_ROUND, OPEN_SECONDS, ROUNDS_LEFT, mean, total
 
+_SIDES = (("clients", "blue"), ("servers", "orange"))
 _STATS = Row(
     "",
     4,
@@ -19,8 +20,8 @@ _STATS = Row(
             width=4,
             decimals=0,
             queries=(
-                Query("max(last_over_time(splitee_round[$__range]))", "round"),
-                Query("max(last_over_time(splitee_run_rounds[$__range]))", "of"),
+                Query("max(last_over_time(splitee_round[$__range]))", "now"),
+                Query("max(last_over_time(splitee_run_rounds[$__range]))", "in all"),
             ),
             empty="no run yet",
         ),
@@ -114,20 +115,26 @@ _LEARNING = Row(
             width=12,
             high=1,
             stairs=True,
-            queries=(Query("max by (place, cut) (splitee_evaluation_accuracy)", "{{place}}, cut {{cut}}"),),
+            dashed="^client",
+            queries=(
+                Query('max by (cut) (splitee_evaluation_accuracy{place="client"})', "client, cut {{cut}}"),
+                Query('max by (place, cut) (splitee_evaluation_accuracy{place!="client"})', "{{place}}, cut {{cut}}"),
+            ),
             empty="not evaluated yet",
         ),
         Panel(
             title="Loss in training",
-            what="Mean cross-entropy of the batches being trained: at the clients' exits, and at the servers' end.",
-            normal="both fall, steeply at first.",
-            otherwise="when one rises for several rounds, lower its `training.client.lr` or `training.server.lr`; see *By cut* "
-            "for whose it is. Gaps mean that nothing is trained.",
+            what="Mean cross-entropy of the batches being trained, by cut: at the clients' exits, and at the servers' end.",
+            normal="all fall, steeply at first; the servers' are lower.",
+            otherwise="when one rises for several rounds, lower its `training.client.lr` or `training.server.lr`; if one alone "
+            "does, look at the data of the clients at that cut.",
             unit="suffix: nats",
             width=12,
+            joined=True,
+            dashed="^client",
             queries=(
-                Query(mean("splitee_client_loss_total", "splitee_client_samples_total", CLIENTS), "clients"),
-                Query(mean("splitee_server_loss_total", "splitee_server_samples_total"), "servers"),
+                Query(mean("splitee_client_loss_total", "splitee_client_samples_total", CLIENTS, "cut"), "client, cut {{cut}}"),
+                Query(mean("splitee_server_loss_total", "splitee_server_samples_total", "", "cut"), "server, cut {{cut}}"),
             ),
         ),
     ),
@@ -142,6 +149,7 @@ _FLOW = Row(
             normal="clients run ahead in bursts, servers follow evenly; both pause between rounds.",
             otherwise="servers below clients for long: add workers, as long as streams wait for one. Both 0: see *What is wrong*.",
             unit="suffix: samples/s",
+            colours=_SIDES,
             queries=(
                 Query(total("splitee_client_samples_total", CLIENTS), "clients"),
                 Query(total("splitee_server_samples_total"), "servers"),
@@ -156,7 +164,8 @@ _FLOW = Row(
             decimals=0,
             stacked=True,
             stairs=True,
-            queries=(Query("max by (state) (splitee_clients)", "{{state}}"),),
+            colours=(("active", "green"), ("closing", "yellow"), ("gone", "red"), ("left", "blue")),
+            queries=(Query("max by (state) (splitee_clients) > 0", "{{state}}"),),
         ),
         Panel(
             kind="table",
@@ -214,31 +223,15 @@ _CUTS = Row(
     8,
     (
         Panel(
-            title="Clients' loss by cut",
-            what="Mean loss of the exits, for each layer at which clients cut the network.",
-            normal="all fall; deeper cuts are lower.",
-            otherwise="one that rises alone: look at the data of the clients at that cut.",
-            unit="suffix: nats",
-            width=6,
-            queries=(Query(mean("splitee_client_loss_total", "splitee_client_samples_total", CLIENTS, "cut"), "cut {{cut}}"),),
-        ),
-        Panel(
-            title="Servers' loss by cut",
-            what="Mean loss of the server layers, for each cut at which features come in.",
-            normal="all fall, close together.",
-            otherwise="one that rises alone: look at the data of the clients at that cut, or lower `training.server.lr`.",
-            unit="suffix: nats",
-            width=6,
-            queries=(Query(mean("splitee_server_loss_total", "splitee_server_samples_total", "", "cut"), "cut {{cut}}"),),
-        ),
-        Panel(
             title="Accuracy in training, by cut",
             what="Share of the batches' samples that were answered right before each step: by exits, and by the servers.",
             normal="it rises, and ends above the test split's.",
             otherwise="far above the test split's: too few data for that network. Not rising: the learning rate.",
             unit="percentunit",
-            width=6,
+            width=12,
             high=1,
+            joined=True,
+            dashed="^client",
             queries=(
                 Query(mean("splitee_client_correct_total", "splitee_client_samples_total", CLIENTS, "cut"), "client, cut {{cut}}"),
                 Query(mean("splitee_server_correct_total", "splitee_server_samples_total", "", "cut"), "server, cut {{cut}}"),
@@ -250,7 +243,7 @@ _CUTS = Row(
             normal="in proportion to how many clients there are at each cut, and how strong.",
             otherwise="0 for one cut while a round is open: its clients are gone, or wait. See *What clients do* of the pipeline.",
             unit="suffix: samples/s",
-            width=6,
+            width=12,
             queries=(Query(total("splitee_client_samples_total", CLIENTS, "cut"), "cut {{cut}}"),),
             link="pipeline",
         ),
