@@ -11,7 +11,7 @@ _WHERE = "client: by the device's own exit. server: by the servers. degraded: by
 
 def _share(where: str) -> str:
     name = "splitee_inference_samples_total"
-    return f'sum(rate({name}{{where="{where}"}}[$__rate_interval])) / {total(name)}'
+    return f'sum(rate({name}{{where="{where}"}}[$__rate_interval])) / ({total(name)} > 0)'
 
 
 _STATS = Row(

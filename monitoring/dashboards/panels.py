@@ -69,7 +69,7 @@ class Panel:
         return panel
 
     def _target(self, reference: str, query: Query) -> dict[str, Any]:
-        now = self.kind in ("bargauge", "table")
+        now = self.kind in ("stat", "bargauge", "table")  # not what was last seen, perhaps of a run that is over
         return {
             "refId": reference,
             "datasource": SOURCE,
@@ -133,7 +133,7 @@ def _stat(panel: Panel) -> dict[str, Any]:
         "reduceOptions": _LAST,
         "textMode": "value_and_name" if len(panel.queries) > 1 or "{{" in panel.queries[0].legend else "value",
         "colorMode": "background" if panel.texts else "value",
-        "graphMode": "none" if panel.texts else "area",
+        "graphMode": "none",
         "orientation": "auto",
         "justifyMode": "center",
     }

@@ -3,12 +3,12 @@
 # A client's own port tells what the coordinator tells for all clients: one of the two is added up.
 CLIENTS = '{job!="client"}'
 OPEN_SECONDS = "(time() - max(splitee_round_opened_timestamp_seconds > 0))"
-MEAN_ROUND = "(sum(splitee_round_seconds_sum) / sum(splitee_round_seconds_count))"
+MEAN_ROUND = "(sum(splitee_round_seconds_sum) / (sum(splitee_round_seconds_count) > 0))"
 ROUNDS_LEFT = "(max(splitee_run_rounds) - max(splitee_round) + (max(splitee_round_opened_timestamp_seconds) > bool 0))"
 ACTIVATIONS = '{queue=~"splitee[.].+[.]activations[.].+"}'
 REQUESTS = '{queue=~"splitee[.].+[.]inference"}'
 WORKERS = 'count(splitee_server_waiting_seconds_total{awaited="stream"})'  # each server process has it from its start
-ACTIVE = 'sum(splitee_clients{state="active"})'
+ACTIVE = '(sum(splitee_clients{state="active"}) > 0)'
 
 
 def total(name: str, labels: str = "", by: str = "") -> str:
@@ -22,6 +22,6 @@ def mean(name: str, count: str, labels: str = "", by: str = "") -> str:
 
 
 def quantile(share: float, name: str, by: str = "") -> str:
-    """Return a quantile of a histogram. by: the labels that remain, "a, b"."""
+    """Return a quantile of a histogram, where it has observations. by: the labels that remain, "a, b"."""
     labels = f"le, {by}" if by else "le"
-    return f"histogram_quantile({share:g}, sum by ({labels}) (rate({name}_bucket[$__rate_interval])))"
+    return f"histogram_quantile({share:g}, sum by ({labels}) (rate({name}_bucket[$__rate_interval]))) >= 0"
