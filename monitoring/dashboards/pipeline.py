@@ -98,7 +98,8 @@ _PRESSURE = Row(
         Panel(
             title="What clients do",
             what="A mean client's second: how much of it it trains, and how much it waits: for the broker to confirm, for servers "
-            "to catch up, for the next round. The rest is encoding, sending and evaluating.",
+            "to catch up, for the next round. The rest is encoding, sending and evaluating. A wait is told in pieces: a peak "
+            "above 100 % belongs to the time before it.",
             normal="training at the beginning of a round, then waiting for the round, while the slowest end theirs.",
             otherwise="waiting for the broker: RabbitMQ or the network is slow, or `transport.unconfirmed_bytes` too small. "
             "Waiting for servers: they are slower than the clients.",
