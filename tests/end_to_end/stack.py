@@ -49,14 +49,21 @@ class Instance:
 
 
 class Stack:
-    """All services; ``start`` starts some. folder: of everything that they write."""
+    """All services; ``start`` starts some.
 
-    def __init__(self, folder: Path) -> None:
+    folder: of everything that they write. faults: what to replace, as (file, text, another one).
+    """
+
+    def __init__(self, folder: Path, *faults: tuple[str, str, str]) -> None:
         self.project = folder / "project"
         for name in COPIED:
             copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
             (self.project / name).parent.mkdir(parents=True, exist_ok=True)
             copy(ROOT / name, self.project / name)
+        for name, old, new in faults:
+            text = (self.project / name).read_text()
+            assert old in text, old
+            (self.project / name).write_text(text.replace(old, new))
         write_secrets(self.project, force=True)
         self.variables = compose.environment_file((self.project / ".env").read_text())
         self.services = {n: s for n, s in compose.services(self.project, self.variables).items() if not s.profiles}
@@ -130,7 +137,7 @@ class Stack:
             for instance in self.instances[other]:
                 self.wait_until_healthy(instance)
         for instance in self.instances[name]:
-            _mounted(self, instance)
+            self.mount(instance)
             if instance.service.is_role:
                 words = [self.here(word, instance) for word in instance.service.command]
                 log = self._folder / f"{instance.root.name}.log"
@@ -138,6 +145,30 @@ class Stack:
             else:
                 self.running[instance.root] = self._exit.enter_context(self._server(instance))
         return self.instances[name]
+
+    def mount(self, instance: Instance) -> None:
+        """Lay out what a container sees."""
+        for mount in instance.service.mounts:
+            target = Path(f"{instance.root}{mount.target}")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if mount.kind == "volume":
+                (self._folder / "volumes" / mount.source).mkdir(parents=True, exist_ok=True)
+                target.symlink_to(self._folder / "volumes" / mount.source)
+                continue
+            source = self.project / mount.source
+            assert (mount.kind, mount.read_only) == ("bind", True), mount
+            assert source.exists(), f"{mount.source} is mounted and is not there"
+            if source.is_dir():
+                shutil.copytree(source, target)
+            else:
+                shutil.copy(source, target)
+        for file in instance.root.rglob("*.conf"):
+            file.write_text("".join(_conf_here(self, instance, line) for line in file.read_text().splitlines(keepends=True)))
+        for file in instance.root.glob("etc/prometheus/prometheus.yml"):
+            file.write_text(yaml.safe_dump(_scraping_here(self, yaml.safe_load(file.read_text()))))
+        if instance.service.image.startswith("rabbitmq:"):
+            with Path(instance.path("/etc/rabbitmq/rabbitmq.conf")).open("a") as conf:
+                conf.write(f"\nprometheus.tcp.ip = 127.0.0.1\nprometheus.tcp.port = {instance.ports[15692]}\n")
 
     def node(self, instance: Instance) -> Node:
         """Return the process of a role."""
@@ -202,31 +233,6 @@ def _ports(service: Service) -> dict[int, int]:
 
 def _said(process: object) -> str:
     return process.text()[-3000:] if isinstance(process, Node) else str(process)
-
-
-def _mounted(stack: Stack, instance: Instance) -> None:
-    """Lay out what a container sees."""
-    for mount in instance.service.mounts:
-        target = Path(f"{instance.root}{mount.target}")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if mount.kind == "volume":
-            (stack.project.parent / "volumes" / mount.source).mkdir(parents=True, exist_ok=True)
-            target.symlink_to(stack.project.parent / "volumes" / mount.source)
-            continue
-        source = stack.project / mount.source
-        assert (mount.kind, mount.read_only) == ("bind", True), mount
-        assert source.exists(), f"{mount.source} is mounted and is not there"
-        if source.is_dir():
-            shutil.copytree(source, target)
-        else:
-            shutil.copy(source, target)
-    for file in instance.root.rglob("*.conf"):
-        file.write_text("".join(_conf_here(stack, instance, line) for line in file.read_text().splitlines(keepends=True)))
-    for file in instance.root.glob("etc/prometheus/prometheus.yml"):
-        file.write_text(yaml.safe_dump(_scraping_here(stack, yaml.safe_load(file.read_text()))))
-    if instance.service.image.startswith("rabbitmq:"):
-        with Path(instance.path("/etc/rabbitmq/rabbitmq.conf")).open("a") as conf:
-            conf.write(f"\nprometheus.tcp.ip = 127.0.0.1\nprometheus.tcp.port = {instance.ports[15692]}\n")
 
 
 def _conf_here(stack: Stack, instance: Instance, line: str) -> str:

@@ -20,7 +20,7 @@ from tests.unit.test_dockerfile import copied
 def test_the_steps_install_what_a_role_needs(tmp_path: Path) -> None:
     build = copied(tmp_path / "build")
     venv = tmp_path / "venv"
-    environment = {"PATH": f"{venv}/bin:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    environment = {**os.environ, "PATH": f"{venv}/bin:{os.environ['PATH']}"}
     for one in instructions(TORCH_INDEX="https://pypi.org/simple"):
         if one.stage == 0 and one.name == "RUN":
             words = shlex.split(one.text.replace("/venv", str(venv)))
