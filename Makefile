@@ -85,7 +85,7 @@ $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-re
 endef
 
 services:
-	$(call installed,rabbitmq-server=rabbitmq-server redis-server=redis-server prometheus=prometheus)
+	$(call installed,rabbitmq-server=rabbitmq-server redis-server=redis-server prometheus=prometheus wget=wget)
 
 # Packages have these names on Debian; elsewhere the other tests can do without.
 browser:

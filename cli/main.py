@@ -253,14 +253,24 @@ def profile(
 
 @app.command()
 def init(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="File to write.")] = Path("experiment.toml"),
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
+    path: Annotated[
+        Path | None, typer.Argument(metavar="PATH", help="File to write; with --compose, the project's folder.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace what exists.")] = False,
+    compose: Annotated[bool, typer.Option("--compose", help="Make the secrets of docker-compose.yml instead.")] = False,
 ) -> None:
-    """Write an experiment file with every key, its default and what it is."""
+    """Write an experiment file with every key, its default and what it is; or the secrets of docker-compose.yml."""
+    if compose:
+        from cli.compose import write_secrets
+
+        for line in write_secrets(path or Path(), force):
+            typer.echo(line)
+        return
     from cli.init import write_experiment
 
-    write_experiment(path, force)
-    typer.echo(f"Wrote {path}; train with: splitee train {path}")
+    file = path or Path("experiment.toml")
+    write_experiment(file, force)
+    typer.echo(f"Wrote {file}; train with: splitee train {file}")
 
 
 @app.command()

@@ -104,17 +104,18 @@ def final_layers(output: Path) -> dict[str, State]:
 class Node:
     """A ``splitee`` command as a process of its own. Everything that its roles say is heard here as it is said.
 
-    arm: the crash point at which it kills itself. log: file of its stderr; no terminal, so roles write JSON there.
+    arm: the crash point at which it kills itself. log: file of its stderr; no terminal, so roles write JSON there. environment:
+    variables of its own.
     """
 
-    def __init__(self, arguments: list[str], log: Path, arm: Arm | None = None) -> None:
+    def __init__(self, arguments: list[str], log: Path, arm: Arm | None = None, **environment: str) -> None:
         self.log = log
         self.heard: list[Event] = []
         self.times: list[float] = []  # time.monotonic at which each was heard
         self._changed = threading.Condition()
         self._ended = False
         receiving, sending = _context.Pipe(duplex=False)
-        self.process = _context.Process(target=_splitee, args=(arguments, str(log), sending, arm), daemon=False)
+        self.process = _context.Process(target=_splitee, args=(arguments, str(log), sending, arm, environment), daemon=False)
         self.process.start()
         sending.close()
         threading.Thread(target=self._listen, args=(receiving,), daemon=True).start()
@@ -278,8 +279,9 @@ class _Killer:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _splitee(arguments: list[str], log: str, channel: Connection, arm: Arm | None) -> None:
+def _splitee(arguments: list[str], log: str, channel: Connection, arm: Arm | None, environment: dict[str, str]) -> None:
     """Be the ``splitee`` command, with its output in a file and its roles' events on a channel too."""
+    os.environ.update(environment)
     with Path(log).open("ab") as err, _stdout_of(Path(log)).open("ab") as out:
         os.dup2(out.fileno(), 1)
         os.dup2(err.fileno(), 2)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from cli.errors import report_errors
 from cli.main import app
 from cli.servers import connect
 from coordinator.experiment import load_experiment
+from tests.compose import environment_file, services
+from tests.dockerfile import instructions
 from tests.end_to_end.harness import Node, summary
 
 ROOT = Path(__file__).parents[2]
@@ -55,6 +58,14 @@ ANSWERS = [  # in this order
 ]
 STAY = "splitee server --run digits --stay"  # both are run by test_predict
 REMOTE = f"{ANSWERS[-1]} --broker amqp://user:password@host:5672/"
+DOCKER = [  # the last four are about services that test_compose runs
+    "docker build --tag hetero-splitee:cpu .",
+    'docker run --rm --user "$(id -u):$(id -g)" --volume "$PWD:/work" hetero-splitee:cpu init --compose',
+    "docker compose up --detach",
+    "docker compose exec server splitee status --run digits --once",
+    "docker compose cp coordinator:/runs/digits digits",
+    "docker compose down",
+]
 REPRODUCE = [  # in this order
     "splitee reproduce heterogeneous --dry-run",
     "splitee reproduce heterogeneous",
@@ -108,6 +119,7 @@ def test_every_command_is_tested_below() -> None:
         *ANSWERS,
         STAY,
         REMOTE,
+        *DOCKER,
         *REPRODUCE,
         OWN,
         OWN_CLIENT,
@@ -162,6 +174,21 @@ def test_the_paper_s_experiments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for name in ("heterogeneous", "threshold", "wire"):
         folder = tmp_path / "runs" / "reproduce-small" / name
         assert {"table.md", "results.json", "accuracy.png"} <= {path.name for path in folder.iterdir()}
+
+
+def test_with_docker(tmp_path: Path) -> None:
+    """Without Docker: the image is the one that services have, and its entrypoint does what the README has it do."""
+    image = "hetero-splitee:cpu"
+    shutil.copy(ROOT / "docker-compose.yml", tmp_path)
+    run(DOCKER[1].replace(DOCKER[1].partition(image)[0] + image, "splitee"), tmp_path)
+    stack = services(tmp_path, environment_file((tmp_path / ".env").read_text()))
+    assert DOCKER[0].split() == ["docker", "build", "--tag", stack["coordinator"].image, stack["coordinator"].raw["build"]]
+    assert {stack["server"].image, stack["client-12"].image} == {image}
+    assert instructions()[-2].words == ["splitee"]
+    assert [one.text for one in instructions() if one.name == "WORKDIR"][-1] == "/work"
+    service, folder = DOCKER[4].split()[3].split(":")
+    assert folder in stack[service].command
+    assert "SPLITEE_STORE_URL" in stack[DOCKER[3].split()[3]].environment
 
 
 def test_which_cut_suits_a_device() -> None:
