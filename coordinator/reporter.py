@@ -2,15 +2,20 @@
 
 import time
 from collections import Counter
+from contextlib import suppress
 
+from broker.crash_points import Between, crash_point
 from broker.events import ClientsCounted, Emit, Progress
+from coordinator.errors import StoreFull
 from coordinator.membership import Membership
 from coordinator.reception import Reception
-from coordinator.store.ledger import Ledger
-from coordinator.store.records import RoundRecord, Tallies
+from coordinator.store.ledger import Kept, Ledger
+from coordinator.store.records import SIGHT, RoundRecord, Sight, Tallies
 
 OFFER_SECONDS = 5.0  # between two nudges about the same round
 PROGRESS_SECONDS = 1.0
+SIGHT_SECONDS = 5.0  # between two writes of what is seen, while it stays the same
+QUIET_BEATS = 3  # heartbeats that a client may miss unremarked
 
 
 class Reporter:
@@ -24,17 +29,33 @@ class Reporter:
         self._round = 0
         self._offered = self._reported = self._counted = 0.0
         self._states: dict[str, int] = {}
+        self._seen = Sight(at=0.0)
 
-    def count_clients(self) -> None:
-        """Say how many clients are in which state, when it is due and has changed."""
+    def look(self, lacks: str) -> None:
+        """Say how many clients are in which state, when it is due and has changed, and write down what is seen.
+
+        lacks: what is needed to open a round. Raises LeaseLost if another coordinator leads now.
+        """
         now = time.monotonic()
         if now - self._counted < PROGRESS_SECONDS:
             return
         self._counted = now
+        self._write_down(lacks)
         states = dict(Counter(str(client.state) for client in self._ledger.roster().record.clients.values()))
         if states != self._states:
             self._states = states
             self._emit(ClientsCounted(states=states))
+
+    def _write_down(self, lacks: str) -> None:
+        quiet = self._members.quiet(QUIET_BEATS * self._members.experiment.transport.heartbeat_interval)
+        seen, before = Sight(at=time.time(), silent=quiet, lacks=lacks), self._seen
+        changed = (seen.silent.keys(), seen.lacks) != (before.silent.keys(), before.lacks)
+        if changed or seen.at - before.at > SIGHT_SECONDS:
+            kept = self._ledger.sight() or Kept(SIGHT, seen, None)
+            with suppress(StoreFull):  # not for this
+                self._ledger.lead(self._members.leader, [kept.change(seen)])
+            self._seen = seen
+            crash_point(Between.SIGHT_AND_STEP)
 
     def turn(self, record: RoundRecord) -> None:
         """Say what is due; workers are nudged at once when a round is new."""
