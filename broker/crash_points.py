@@ -45,6 +45,7 @@ class Between(Enum):
     CLOSE_AND_TARGETS = "a round is closed / clients are told"
     ANSWER_AND_ANSWER = "a client is sent its averaged half / the next one is"
     SCORES_AND_ANSWER = "a client's scores are recorded / it is told"
+    SIGHT_AND_STEP = "a coordinator has written down what it sees / it goes on"
     DEPARTURE_AND_CLOSING = "a client is given up in the roster / anybody has heard of it"
     FAILURE_AND_TARGETS = "a run has failed for want of clients / clients are told"
     FINISH_AND_RESULTS = "a run is finished / its results are written"

@@ -62,6 +62,11 @@ class MemoryBroker:
             queue.drop_expired()
             return len(queue.ready)
 
+    def consumers(self, name: str) -> int:
+        """Return the number of a queue's consumers; raise UnknownQueue."""
+        with self._locked():
+            return len(self._known(name).consumers)
+
     def publish(self, name: str, body: bytes, sender: str | None, ttl: float | None, on_settled: OnSettled | None) -> None:
         """Put a message into a queue and say how that ended."""
         with self._locked():
@@ -161,6 +166,10 @@ class MemoryTransport:
     def depth(self, name: str) -> int:
         """Return the number of ready messages; raise UnknownQueue."""
         return self._open_broker().depth(name)
+
+    def consumers(self, name: str) -> int:
+        """Return the number of subscriptions to a queue; raise UnknownQueue."""
+        return self._open_broker().consumers(name)
 
     def publish(self, queue: str, body: bytes, on_settled: OnSettled | None = None, *, ttl: float | None = None) -> None:
         """Send a message; LOST once the transport is closed."""

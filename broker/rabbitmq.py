@@ -11,7 +11,7 @@ from broker.consumer import RabbitSubscription
 from broker.errors import BrokerError, BrokerUnavailable, UnknownQueue
 from broker.failures import Backoff
 from broker.rabbitmq_publisher import Publisher
-from broker.rabbitmq_queues import declare, declare_exchange, delete, depth
+from broker.rabbitmq_queues import consumers, declare, declare_exchange, delete, depth
 from broker.topology import Queue
 from broker.transport import OnSettled, Settled, Sink, Subscription
 
@@ -71,6 +71,11 @@ class RabbitTransport:
         """Return the number of ready messages; raise UnknownQueue if there is no such queue."""
         ready: int = self._connection.ask(partial(self._connection.once, partial(depth, name)))
         return ready
+
+    def consumers(self, name: str) -> int:
+        """Return the number of subscriptions to a queue, of all processes; raise UnknownQueue if there is no such queue."""
+        found: int = self._connection.ask(partial(self._connection.once, partial(consumers, name)))
+        return found
 
     def publish(self, queue: str, body: bytes, on_settled: OnSettled | None = None, *, ttl: float | None = None) -> None:
         """Send a message without waiting; ``on_settled`` is called exactly once, also when there is no connection."""

@@ -42,6 +42,11 @@ def depth(name: str, channel: Channel, done: Callable[[int], None]) -> None:
     channel.queue_declare(name, passive=True, callback=lambda frame: done(int(frame.method.message_count)))
 
 
+def consumers(name: str, channel: Channel, done: Callable[[int], None]) -> None:
+    """Find the number of a queue's consumers."""
+    channel.queue_declare(name, passive=True, callback=lambda frame: done(int(frame.method.consumer_count)))
+
+
 def _arguments(queue: Queue) -> dict[str, str | int | bool]:
     arguments: dict[str, str | int | bool | None] = {
         "x-queue-type": queue.kind,

@@ -78,6 +78,9 @@ class Transport(Protocol):
     def depth(self, name: str) -> int:
         """Return the number of ready messages; raise ``UnknownQueue`` if there is no such queue."""
 
+    def consumers(self, name: str) -> int:
+        """Return the number of subscriptions to a queue, of all processes; raise ``UnknownQueue`` if there is no such queue."""
+
     def publish(self, queue: str, body: bytes, on_settled: OnSettled | None = None, *, ttl: float | None = None) -> None:
         """Send a message without waiting; ``on_settled`` is called exactly once, also when there is no connection.
 

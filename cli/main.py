@@ -196,12 +196,18 @@ def predict(
 
 @app.command()
 def status(
-    run: Run, store: Store, json: Json = False, once: Annotated[bool, typer.Option("--once", help="Print and end.")] = False
+    run: Run,
+    store: Store,
+    broker: Annotated[
+        str | None, typer.Option(metavar="URL", envvar="SPLITEE_BROKER_URL", help="RabbitMQ, to see its queues, too.")
+    ] = None,
+    json: Json = False,
+    once: Annotated[bool, typer.Option("--once", help="Print and end.")] = False,
 ) -> None:
-    """Show where a run is: rounds, clients and streams."""
+    """Show where a run is, and what it waits for: rounds, clients, streams and queues."""
     from cli.status import status as show
 
-    show(run=run, store=store, json=json, once=once)
+    show(run=run, store=store, broker=broker, json=json, once=once)
 
 
 @app.command()

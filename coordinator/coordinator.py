@@ -182,7 +182,7 @@ class Coordinator:
         try:
             self._mailbox.handle(TICK)
             self._reception.turn()
-            self._reporter.look()
+            self._reporter.look(self._quorum.lacks)
             state = self._ledger.state()
             self._continuity.see(state.record)
             self._results.write(state.record)

@@ -115,6 +115,12 @@ class Membership:
             return []
         return [client for client in self.ledger.roster().record.active() if now - self._last(client.id) > timeout]
 
+    def quiet(self, seconds: float) -> dict[str, float]:
+        """Return clients that take part and were not heard for so long, each with when it last was, in seconds since the epoch."""
+        now, clock = time.monotonic(), time.time()
+        ages = {client.id: now - self._last(client.id) for client in self.ledger.roster().record.active()}
+        return {client: clock - age for client, age in ages.items() if age > seconds}
+
     def listening_again(self) -> None:
         """The coordinator was cut off: its own silence is not the clients'."""
         self.listening_since = time.monotonic()

@@ -13,6 +13,7 @@ from coordinator.store.interface import BlobRef, Lease, Outcome, Store, Write
 from coordinator.store.records import (
     ROSTER,
     RUN,
+    SIGHT,
     STATE,
     Layers,
     Record,
@@ -21,6 +22,7 @@ from coordinator.store.records import (
     RunRecord,
     RunState,
     Scores,
+    Sight,
     StreamPlan,
     StreamRecord,
     VersionRecord,
@@ -105,6 +107,10 @@ class Ledger:
     def scores(self, round: int) -> Kept[Scores]:
         """Return the scores of a round."""
         return self._read(scores_key(round), Scores, round=round) or Kept(scores_key(round), Scores(round=round), None)
+
+    def sight(self) -> Kept[Sight] | None:
+        """Return what a coordinator has last seen, None if none has looked yet."""
+        return self._read(SIGHT, Sight)
 
     def stream(self, round: int, stream: str) -> Kept[StreamRecord] | None:
         """Return one stream of a round, None if it was never checkpointed."""

@@ -9,6 +9,7 @@
 | stream/<r>/<id> | StreamRecord | the worker that holds the stream's lease; deleted when its round is closed |
 | version/<r> | VersionRecord | the coordinator; the last two are kept |
 | scores/<r> | Scores | the coordinator |
+| sight | Sight | the coordinator, now and then; nothing is decided by it |
 """
 
 import math
@@ -21,7 +22,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from broker.messages import ClientId, Count, Positive, Score
 from coordinator.store.interface import BlobRef
 
-RUN, STATE, ROSTER = "run", "state", "roster"
+RUN, STATE, ROSTER, SIGHT = "run", "state", "roster", "sight"
 LEADER = "leader"  # the coordinator's lease
 
 StreamId = ClientId  # a stream has a client's name, or one of that form
@@ -146,6 +147,14 @@ class Roster(Record):
     def active(self) -> list[ClientRecord]:
         """Return the clients that take part, in the order of the roster."""
         return sorted((c for c in self.clients.values() if c.state == "active"), key=lambda c: c.index)
+
+
+class Sight(Record):
+    """What the coordinator that leads has last seen, for whoever looks at the run."""
+
+    at: Time  # by its clock
+    silent: dict[ClientId, Time] = {}  # clients that take part and should have been heard again: when they last were
+    lacks: str = ""  # what it needs to open a round
 
 
 class StreamClient(Record):

@@ -106,7 +106,7 @@ B = Between
 TOGETHER = [  # in one run, one process of each role is killed
     Crashes(((B.CLAIM_AND_LOAD, 1),), ((B.RUN_AND_LEASE, 1),), ((B.WELCOME_AND_IDENTITY, 1),)),
     Crashes(((B.STEP_AND_CHECKPOINT, 5),), ((B.INITIAL_BLOBS_AND_VERSION, 1),), ((B.IDENTITY_AND_DATA, 1),)),
-    Crashes(((B.COMMIT_BLOBS_AND_POINTER, 2),), ((B.VERSION_AND_QUEUES, 1),), ((B.FILE_AND_RENAME, 3),)),
+    Crashes(((B.COMMIT_BLOBS_AND_POINTER, 2),), ((B.VERSION_AND_QUEUES, 1), (B.SIGHT_AND_STEP, 1)), ((B.FILE_AND_RENAME, 3),)),
     Crashes(((B.COMMIT_AND_ACKNOWLEDGEMENT, 4),), ((B.MESSAGE_ACK_AND_ANSWER, 2),), ((B.SNAPSHOT_AND_STEP, 2),)),
     Crashes(((B.ACKNOWLEDGEMENT_AND_NOTICE, 3),), ((B.ROSTER_AND_QUEUE, 2),), ((B.STEP_AND_PUBLISH, 4),)),
     Crashes(((B.NOTICE_AND_ACKS, 6),), ((B.QUEUE_AND_WELCOME, 3),), ((B.PUBLISH_AND_CONFIRM, 2),)),

@@ -37,7 +37,7 @@ def documents(rounds: int, evaluate_every: int) -> set[str]:
     """Return the keys of the documents that a finished run keeps."""
     evaluated = {*range(evaluate_every, rounds + 1, evaluate_every), rounds}
     return {
-        "run", "state", "roster", version_key(rounds - 1), version_key(rounds),
+        "run", "state", "roster", "sight", version_key(rounds - 1), version_key(rounds),
         *(round_key(number) for number in range(1, rounds + 1)), *(scores_key(number) for number in evaluated),
     }  # fmt: skip
 

@@ -83,7 +83,18 @@ class TestQueues:
             transport.subscribe(queue.name + ".not", 1, Recorder())
         with pytest.raises(UnknownQueue, match=r"stream\.not"):
             transport.depth(queue.name + ".not")
+        with pytest.raises(UnknownQueue, match=r"stream\.not"):
+            transport.consumers(queue.name + ".not")
         assert publish_all(transport, queue.name, [b"still usable"]) == [Settled.CONFIRMED]
+
+    def test_consumers_are_counted(self, backend: Backend, transport: Transport, queue: Queue) -> None:
+        assert transport.consumers(queue.name) == 0
+        first = transport.subscribe(queue.name, 1, Recorder())
+        second = backend.connect().subscribe(queue.name, 1, Recorder())
+        assert transport.consumers(queue.name) == 2
+        first.close()
+        assert transport.consumers(queue.name) == 1
+        second.close()
 
     def test_declaring_again_keeps_the_content(self, backend: Backend, transport: Transport, queue: Queue) -> None:
         publish_all(transport, queue.name, MANY)
