@@ -30,7 +30,8 @@ LEVELS: dict[Level, set[str]] = {
         "StreamCommitted", "Reconnected",
     },
     "warning": {
-        "Waiting", "ClientDropped", "StoreWentBack", "StreamLost", "ClientRoundEnded", "ReplicaSetBack", "MessageRefused", "GapFound",
+        "Waiting", "ClientDropped", "StoreWentBack", "StreamLost", "ClientRoundEnded", "ReplicaSetBack", "MessageRefused",
+        "GapFound",
     },
     "error": set(),
 }  # fmt: skip
