@@ -20,7 +20,7 @@ help:
 	@echo "make soak    minutes of standing still and hundreds of rounds: memory, queues and keys against their bounds"
 	@echo "make fuzz    a million mutated messages through the decoder and a server worker (ARGS='--count 10000 --seed 1')"
 	@echo "make bench   speed and memory of this machine"
-	@echo "make docs    regenerate docs/settings.md and docs/metrics.md"
+	@echo "make docs    regenerate docs/settings.md, docs/metrics.md and Grafana's dashboards"
 
 setup: $(INSTALLED) services
 
@@ -55,6 +55,7 @@ docs: $(INSTALLED)
 	mv docs/settings.md.new docs/settings.md
 	$(BIN)/python -m cli.metrics_page > docs/metrics.md.new
 	mv docs/metrics.md.new docs/metrics.md
+	$(BIN)/python -m monitoring.dashboards monitoring/grafana/dashboards
 
 # torch and torchvision come unpinned from one index, so that pip takes two of one build.
 $(INSTALLED): pyproject.toml

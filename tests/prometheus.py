@@ -55,6 +55,10 @@ class Prometheus:
         """Return the types of all metrics of its targets, by name."""
         return {name: found[0]["type"] for name, found in self._get("metadata").items()}
 
+    def ask(self, promql: str) -> list[dict[str, Any]]:
+        """Return all series that an expression gives now. Raises HTTPError for one that is none."""
+        return list(self._get("query", query=promql)["result"])
+
     def _get(self, what: str, **query: str) -> Any:
         with urllib.request.urlopen(f"{self._url}/api/v1/{what}?{urllib.parse.urlencode(query)}", timeout=30) as answer:
             return json.loads(answer.read())["data"]

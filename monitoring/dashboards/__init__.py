@@ -1,0 +1,1 @@
+"""Grafana dashboards as tables of panels; `python -m monitoring.dashboards FOLDER` writes them as JSON."""
