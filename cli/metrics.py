@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from broker.events import Emit, Event
 from monitoring.exporter import Exporter, Health
@@ -18,10 +18,17 @@ class MetricsAt:
     address: str
     by_client: bool = False
 
+    def beside(self, place: int) -> "MetricsAt":
+        """Return where another process of the same command serves: so many ports further, or at any free one as this does."""
+        return replace(self, port=self.port + place if self.port else self.port)
+
+
+NOWHERE = MetricsAt(None, "")
+
 
 @contextmanager
 def exported(
-    at: MetricsAt | None, role: Role, emit: Emit, say: Callable[[str], None], client: tuple[str, int] | None = None
+    at: MetricsAt, role: Role, emit: Emit, say: Callable[[str], None], client: tuple[str, int] | None = None
 ) -> Iterator[tuple[Emit, Health]]:
     """Serve a role's metrics while the block runs, if they are asked for.
 
@@ -29,7 +36,7 @@ def exported(
     it is one. Raises ExporterError if the port cannot be listened on.
     """
     health = Health(role)
-    if at is None or at.port is None:
+    if at.port is None:
         yield emit, health
         return
     metrics = Metrics(role, client=client, by_client=at.by_client, reachable=health.reachable)

@@ -15,6 +15,7 @@ from broker.events import Emit
 from cli import roles
 from cli.errors import CommandError, report_errors
 from cli.logs import LogAs, of_child
+from cli.metrics import MetricsAt
 from cli.prepare import Prepared
 from monitoring.exporter import Health
 
@@ -31,9 +32,11 @@ def train_with_processes(
     say: Callable[[str], None],
     emit: Emit,
     health: Health,
+    metrics: MetricsAt,
 ) -> None:
     """Start all roles against a RabbitMQ and a Redis and lead the run to its end.
 
+    metrics: where this process serves its own; server workers do beside it, clients nowhere: the coordinator has what they count.
     Raises CommandError if a role refuses to work. A role that is killed does not end the run: that is for the run to bear.
     """
     experiment = prepared.experiment
@@ -41,8 +44,8 @@ def train_with_processes(
         roles.lead(prepared, output, broker, store, say, emit, health)
         return
     children = Children()
-    for _ in range(servers):
-        children.start(roles.server, run=experiment.name, broker=broker, store=store)
+    for place in range(1, servers + 1):
+        children.start(roles.server, run=experiment.name, broker=broker, store=store, metrics=metrics.beside(place))
     for entry in experiment.clients.roster():
         children.start(
             roles.client,

@@ -16,7 +16,7 @@ from broker.rabbitmq import RabbitTransport
 from broker.transport import Transport
 from cli.embedded import Role
 from cli.logs import current, listener
-from cli.metrics import MetricsAt, exported
+from cli.metrics import NOWHERE, MetricsAt, exported
 from cli.prepare import Prepared, check_has_servers, check_output, prepare, say_needs
 from cli.servers import check_name, check_servers, connect
 from coordinator.coordinator import Coordinator
@@ -31,7 +31,7 @@ from workers.client_state import ClientState
 from workers.server import ServerWorker
 
 
-def coordinator(*, experiment: Experiment, output: Path, broker: str, store: str, metrics: MetricsAt | None = None) -> None:
+def coordinator(*, experiment: Experiment, output: Path, broker: str, store: str, metrics: MetricsAt = NOWHERE) -> None:
     """Lead a run until it is finished, showing its progress. Raises ExperimentError for a baseline, which needs no coordinator."""
     current().bind(run=experiment.name)
     check_has_servers(experiment)
@@ -76,7 +76,7 @@ def server(
     store: str,
     stay: bool = False,
     emit: events.Emit | None = None,
-    metrics: MetricsAt | None = None,
+    metrics: MetricsAt = NOWHERE,
 ) -> None:
     """Be one worker of a run's pool until the run is finished; stay: until stopped."""
     torch.set_num_threads(1)
@@ -113,7 +113,7 @@ def client(
     exit: str | None = None,
     state: Path | None = None,
     emit: events.Emit | None = None,
-    metrics: MetricsAt | None = None,
+    metrics: MetricsAt = NOWHERE,
 ) -> None:
     """Take part in a run until it is finished."""
     torch.set_num_threads(1)

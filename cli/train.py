@@ -10,7 +10,7 @@ from rich.console import Console
 
 from cli.embedded import train_embedded
 from cli.logs import current, listener
-from cli.metrics import MetricsAt, exported
+from cli.metrics import NOWHERE, MetricsAt, exported
 from cli.prepare import check_clients_here, check_has_servers, check_output, prepare
 from coordinator.errors import ExperimentError
 from coordinator.experiment import Experiment
@@ -26,7 +26,7 @@ def train(
     broker: str | None,
     store: str | None,
     servers: int | None,
-    metrics: MetricsAt | None = None,
+    metrics: MetricsAt = NOWHERE,
 ) -> None:
     """Train an experiment and print its results. Raises the package's errors, each one line."""
     current().bind(run=experiment.name)
@@ -52,7 +52,7 @@ def train(
     with exported(metrics, "coordinator" if broker else "train", display, display.say) as (emit, health), display:
         with suppress(KeyboardInterrupt):  # said below, unless it came when everything was done
             if broker and store:
-                train_with_processes(prepared, output, broker, store, servers or SERVERS, display.say, emit, health)
+                train_with_processes(prepared, output, broker, store, servers or SERVERS, display.say, emit, health, metrics)
             else:
                 train_embedded(prepared, output, servers or SERVERS, display, emit, health)
         if not (output / "summary.json").exists():

@@ -3,11 +3,14 @@
 import json
 import re
 import shutil
+import signal
+import socket
 import subprocess
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -21,13 +24,11 @@ from broker.inference_events import InferenceLate
 from broker.messages import Frame, InferenceRequest, WireTensor
 from broker.rabbitmq import RabbitTransport
 from broker.transport import Delivery, Reopened
-from monitoring.exporter import Exporter, Health
 from monitoring.metric_table import DEFINITIONS
-from monitoring.metrics import Metrics
 from tests.end_to_end.conftest import Deploy
 from tests.end_to_end.harness import PATIENCE, Deployment, Node, one_line
 from tests.prometheus import Prometheus, start_prometheus
-from tests.proxy import Proxy, proxied
+from tests.proxy import Proxy, closed_port, proxied
 from tests.services import installed
 from workers.inference_client import InferenceClient
 
@@ -44,6 +45,7 @@ LABELS = (  # what has to move, at least
     ("splitee_dropouts_total", "kind", {"silent"}),
     ("splitee_reconnects_total", "role", {"coordinator", "server", "client"}),
 )
+ROOT = Path(__file__).parents[2]
 METRICS = ("--metrics-port", "0")
 PARTS = {"counter": ("",), "gauge": ("",), "summary": ("_sum", "_count"), "histogram": ("_sum", "_count", "_bucket")}
 
@@ -72,6 +74,13 @@ def wait_for(holds: Callable[[], object], what: Callable[[], object]) -> None:
     while not holds():
         assert time.monotonic() < deadline, what()
         time.sleep(0.1)
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as probe, suppress(OSError):
+        probe.bind(("127.0.0.1", port))
+        return True
+    return False
 
 
 def address_of(node: Node) -> str:
@@ -137,6 +146,24 @@ def disturb(deployment: Deployment, nodes: dict[str, Node], server: Node, transp
         wait_for(lambda node=node: health_of(node) == (200, "running"), node.text)
 
 
+def answer_as_documented(output: Path, prometheus: Prometheus) -> None:
+    """Run the program of docs/metrics.md, on a run and a port of this test."""
+    (program,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8"), re.DOTALL)
+    port = closed_port()
+
+    def answer(client: InferenceClient) -> None:
+        prometheus.scrape(f"127.0.0.1:{port}")
+        client.predict(torch.rand(4, 1, 8, 8), max_entropy=0.0)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=30) as health:
+            assert health.status == 200
+        wait_for(lambda: "splitee_inference_seconds_count" in prometheus.moved(), prometheus.moved)
+
+    for theirs, ours in (("9109", str(port)), ("runs/digits", str(output)), ("        ...\n", "        answer(client)\n")):
+        assert program.count(theirs) == 1
+        program = program.replace(theirs, ours)
+    exec(program, {"answer": answer})
+
+
 def test_every_metric_moves_and_none_is_unknown(
     prometheus: Prometheus, proxy: Proxy, transport: RabbitTransport, deploy: Deploy
 ) -> None:
@@ -157,18 +184,27 @@ def test_every_metric_moves_and_none_is_unknown(
     nodes.pop("client-03").kill()
     for node in nodes.values():
         assert node.wait() == 0, node.text()
-    metrics = Metrics("inference")
-    with Exporter("127.0.0.1", 0, metrics.registry, Health("inference")) as exporter:
-        prometheus.scrape(f"127.0.0.1:{exporter.port}")
-        with InferenceClient.open(deployment.output, max_entropy=0.0, emit=metrics) as client:
-            client.predict(torch.rand(4, 1, 8, 8))
-        wait_for(lambda: "splitee_inference_seconds_count" in prometheus.moved(), prometheus.moved)
+    answer_as_documented(deployment.output, prometheus)
     expected = {f"{one.name}{part}" for one in DEFINITIONS for part in PARTS[one.kind]}
     assert prometheus.moved() == expected, "what is in the table moves"
     assert prometheus.names() == expected, "and nothing else is there"
     assert prometheus.types() == {one.name.removesuffix("_total"): one.kind for one in DEFINITIONS}
     for name, label, values in LABELS:
         assert prometheus.moving(label, name) >= values, name
+
+
+def test_a_whole_run_in_processes_has_ports_side_by_side(deploy: Deploy) -> None:
+    deployment = deploy("clients.count=1", "clients.cuts=[3]", "data.train_limit=64", "training.rounds=500")
+    port = next(port for port in iter(closed_port, 0) if is_free(port + 1) and is_free(port + 2))
+    node = deployment.train("--servers", "2", "--metrics-port", str(port))
+    node.wait_for(RoundClosed)
+    said = {int(found) for found in re.findall(r"metrics at http://127\.0\.0\.1:(\d+)/metrics\n", node.text())}
+    assert said == {port, port + 1, port + 2}
+    for at, series in ((port, "splitee_round_seconds_count"), (port + 1, 'splitee_reachable{server="store"}')):
+        with urllib.request.urlopen(f"http://127.0.0.1:{at}/metrics", timeout=30) as answer:
+            assert re.search(rf"^{re.escape(series)} [1-9]", answer.read().decode(), re.MULTILINE)
+    node.signal(signal.SIGTERM)
+    assert node.wait() != 0, "it was stopped"
 
 
 def test_a_whole_run_in_one_process(command: Callable[..., Node], deploy: Deploy) -> None:
