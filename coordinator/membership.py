@@ -243,6 +243,8 @@ class Membership:
         return last if last and client.id in self.ledger.scores(last).record.clients else 0
 
     def _record_scores(self, client: ClientRecord, scores: tuple[Score, ...]) -> None:
+        if not scores:  # as nearly always: no look at the store
+            return
         closed = self.ledger.state().record.closed
         for score in scores:
             if score.round > closed or not self.experiment.training.evaluates(score.round):
