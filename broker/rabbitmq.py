@@ -18,6 +18,7 @@ from broker.transport import OnSettled, Settled, Sink, Subscription
 log = logging.getLogger(__name__)
 
 _MAX_PREFETCH = 65_535
+_LATER_SECONDS = 0.1
 
 
 class RabbitTransport:
@@ -142,8 +143,12 @@ class RabbitTransport:
 
     def _remember(self, queue: Queue, is_declared: bool) -> None:
         self._declared[queue.name] = queue
-        if not is_declared and self._connection.is_open:  # the others have been declared already
+        if is_declared or not self._connection.is_open:
+            return
+        if self._connection.is_ready:
             self._step(partial(declare, deque([queue])), lambda: None, failed=partial(_say_undeclared, queue.name))
+        else:  # the others are being declared, with this one or already without it
+            self._connection.call_later(_LATER_SECONDS, partial(self._remember, queue, False))
 
     def _open(self, subscription: RabbitSubscription) -> None:
         self._subscriptions.add(subscription)
