@@ -4,6 +4,7 @@ import os
 import secrets
 import signal
 import socket
+import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -138,7 +139,8 @@ def run_role(role: Role) -> None:
     """Run a role until it returns; SIGTERM and SIGINT ask it to stop."""
 
     def stop(_number: int, _frame: FrameType | None) -> None:
-        role.stop()
+        # on a thread of its own: this one may be within a lock that stop needs
+        threading.Thread(target=role.stop, name="stop", daemon=True).start()
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.live import Live
 
 from broker import topology
-from broker.errors import BrokerUnavailable, UnknownQueue
+from broker.errors import BrokerError, BrokerUnavailable, UnknownQueue
 from broker.transport import Transport
 from cli.servers import connect
 from cli.status_waits import awaited
@@ -121,7 +121,7 @@ class Queues:
                 rows.append({"queue": name, "ready": self._transport.depth(name), "consumers": self._transport.consumers(name)})
             except UnknownQueue:
                 continue
-            except BrokerUnavailable as error:
+            except BrokerError as error:
                 self.fault = str(error)
                 return None
         return rows

@@ -28,14 +28,14 @@ def awaited(
     now = time.time()
     lines = [] if leads else [f"coordinator: none leads{f', last seen {seconds(now - sight.at)} ago' if sight.at else ''}"]
     if opened is not None:
-        return [*lines, *_of_round(opened, sight, streams, now)]
+        return [*lines, *_of_round(opened, roster, sight, streams, now)]
     if scored is not None and roster.active():
         missing = [client.id for client in roster.active() if client.id not in scored]
         return [*lines, *([f"scores of the last round: {named(missing)}"] if missing else [])]
     return [*lines, *([sight.lacks] if sight.lacks and leads else [])]
 
 
-def _of_round(opened: RoundRecord, sight: Sight, streams: Sequence[dict[str, Any]], now: float) -> Iterator[str]:
+def _of_round(opened: RoundRecord, roster: Roster, sight: Sight, streams: Sequence[dict[str, Any]], now: float) -> Iterator[str]:
     head = f"round {opened.round}, open for {seconds(now - opened.opened_at)}"
     left = [stream for stream in streams if stream["status"] != "committed"]
     if opened.phase == "frozen" or not left:
@@ -43,7 +43,8 @@ def _of_round(opened: RoundRecord, sight: Sight, streams: Sequence[dict[str, Any
         return
     unclaimed = [stream["id"] for stream in left if stream["worker"] is None]
     unended = [client for stream in left for client in stream["unended"]]
-    silent = [client for client in unended if client in sight.silent]
+    active = {client.id for client in roster.active()}
+    silent = [client for client in unended if client in sight.silent and client in active]
     for client in silent[:NAMED]:
         yield f"{head}: {client}, last heard {seconds(now - sight.silent[client])} ago"
     if len(silent) > NAMED:
@@ -51,7 +52,10 @@ def _of_round(opened: RoundRecord, sight: Sight, streams: Sequence[dict[str, Any
     if unclaimed:
         workers = "no worker" if len(unclaimed) == len(left) else "the workers have others"
         yield f"{head}: {'stream' if len(unclaimed) == 1 else 'streams'} {named(unclaimed)} unclaimed: {workers}"
-    training = [client for client in unended if client not in sight.silent]
+    gone = [client for client in unended if client not in active]
+    if gone:
+        yield f"{head}: the workers to end the part of {named(gone)}, given up"
+    training = [client for client in unended if client in active and client not in sight.silent]
     if training:
         yield f"{head}: the batches of {named(training)}"
 

@@ -190,10 +190,11 @@ def one_line(node: Node) -> str:
     assert node.wait() == 1, node.text()
     lines = node.log.read_text().splitlines()
     logged = [json.loads(line) for line in lines if line.startswith("{")]
-    said = [line for line in lines if line.startswith("splitee: ")] + [one["event"] for one in logged if one["level"] == "error"]
+    said = [line for line in lines if line.startswith("splitee: ")]
+    said += [f"splitee: {one['event']}" for one in logged if one["level"] == "error"]
     assert len(said) == 1, node.text()
     assert "Traceback" not in node.text()
-    return str(said[0])
+    return said[0]
 
 
 def _stdout_of(log: Path) -> Path:

@@ -198,7 +198,7 @@ def test_a_whole_run_in_processes_has_ports_side_by_side(deploy: Deploy) -> None
     port = next(port for port in iter(closed_port, 0) if is_free(port + 1) and is_free(port + 2))
     node = deployment.train("--servers", "2", "--metrics-port", str(port))
     node.wait_for(RoundClosed)
-    said = {int(found) for found in re.findall(r"metrics at http://127\.0\.0\.1:(\d+)/metrics\n", node.text())}
+    said = {int(found) for found in re.findall(r"metrics at http://127\.0\.0\.1:(\d+)/metrics\"", node.text())}
     assert said == {port, port + 1, port + 2}
     for at, series in ((port, "splitee_round_seconds_count"), (port + 1, 'splitee_reachable{server="store"}')):
         with urllib.request.urlopen(f"http://127.0.0.1:{at}/metrics", timeout=30) as answer:

@@ -144,6 +144,17 @@ def test_a_silent_client_in_an_open_round(scene: Scene) -> None:
     assert json.loads(json.dumps(asdict(found)))["waiting"] == found.waiting
 
 
+def test_a_client_that_is_being_given_up(scene: Scene) -> None:
+    scene.lead()
+    scene.open(1, closed=0)
+    for client in CLIENTS:
+        scene.claim(client)
+        scene.checkpoint(1, client, ended=client != "client-03")
+    left = scene.roster.clients["client-03"].model_copy(update={"state": "closing"})
+    scene.put(ROSTER, Roster(clients={**scene.roster.clients, "client-03": left}))
+    assert scene.see().waiting == ["round 1, open for 42 s: the workers to end the part of client-03, given up"]
+
+
 def test_streams_without_a_worker(scene: Scene) -> None:
     scene.lead()
     scene.open(1, closed=0)
