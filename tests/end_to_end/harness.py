@@ -104,8 +104,7 @@ def final_layers(output: Path) -> dict[str, State]:
 class Node:
     """A ``splitee`` command as a process of its own. Everything that its roles say is heard here as it is said.
 
-    arm: the crash point at which it kills itself. log: file of its stderr; no terminal, so roles write JSON there. environment:
-    variables of its own.
+    arm: the crash point at which it kills itself. log: file of its stderr, JSON of roles. environment: variables of its own.
     """
 
     def __init__(self, arguments: list[str], log: Path, arm: Arm | None = None, **environment: str) -> None:

@@ -127,8 +127,11 @@ class Stack:
         else:
             words[0] = sys.executable if words[0] == "python" else words[0]
             environment = {"PATH": os.environ["PATH"], **self.environment(instance)}
-        done = subprocess.run(words, env=environment | changed, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
-        return done.returncode == 0
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        try:
+            return subprocess.run(words, env=environment | changed, cwd=ROOT, timeout=60, check=False, **quiet).returncode == 0
+        except subprocess.TimeoutExpired:
+            return False
 
     def start(self, name: str, **extra: str) -> list[Instance]:
         """Start all containers of a service, as soon as those that it depends on are ready. extra: more variables."""

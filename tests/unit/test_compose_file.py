@@ -11,8 +11,11 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.validators import validator_for
+from typer.core import TyperGroup
+from typer.main import get_command
 
 from cli.compose import CLIENTS, DEFINITIONS, PORTS, write_secrets
+from cli.main import app
 from coordinator.experiment import load_experiment
 from tests.compose import ROOT, MissingVariable, Service, document, environment_file, interpolated, services
 
@@ -82,6 +85,7 @@ def test_every_service_is_watched_bounded_and_started_again(stack: dict[str, Ser
         assert raw["restart"] == ("on-failure" if service.is_role else "unless-stopped")
         assert re.fullmatch(r"\d+G", raw["deploy"]["resources"]["limits"]["memory"])
         assert raw["init"] is True
+        assert not service.is_role or service.healthcheck == ["python", "-m", "monitoring.probe"], "test_compose runs it"
         assert raw["logging"]["options"]["max-size"]
         assert service.is_role or re.search(r":v?\d+\.\d+\.\d+$", service.image), f"{service.image} may be another one tomorrow"
         assert "privileged" not in raw
@@ -104,6 +108,21 @@ def test_volumes_and_networks_are_all_used_and_all_named(stack: dict[str, Servic
     for mount in (mount for service in stack.values() for mount in service.mounts if mount.kind == "bind"):
         assert mount.source == DEFINITIONS or (ROOT / mount.source).exists(), mount
         assert mount.read_only
+
+
+def test_every_role_s_command_and_variables_are_known(stack: dict[str, Service], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those of the service that wants a GPU."""
+    group = get_command(app)
+    assert isinstance(group, TyperGroup)
+    shared = {parameter.envvar for parameter in group.params}
+    for service in (service for service in stack.values() if service.is_role):
+        name, *words = service.command
+        command = group.commands[name]
+        assert set(service.environment) <= shared | {parameter.envvar for parameter in command.params}, service.name
+        with monkeypatch.context() as patch:
+            for variable, value in service.environment.items():
+                patch.setenv(variable, value)
+            command.make_context(name, words)
 
 
 def test_the_clients_are_the_experiment_s_roster(stack: dict[str, Service], variables: dict[str, str]) -> None:
