@@ -4,6 +4,7 @@
 """
 
 import argparse
+import io
 import json
 import math
 import re
@@ -18,6 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.ticker import FuncFormatter, MultipleLocator
+from PIL import Image
 
 from tests.dashboards import dashboards, panels, plain
 from tests.units import shown
@@ -90,7 +92,9 @@ def draw(dashboard: dict[str, Any], window: Window, file: Path, rows: int = SCRE
         place = panel["gridPos"]
         if place["y"] + place["h"] <= rows:
             _panel(figure, panel, [window.ask(target) for target in panel["targets"]], window, height)
-    figure.savefig(file, format="png", pil_kwargs={"optimize": True})
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png")
+    Image.open(drawn).convert("RGB").quantize(96, dither=Image.Dither.NONE).save(file, optimize=True)
 
 
 def _panel(figure: Figure, panel: dict[str, Any], found: list[list[Series]], window: Window, height: int) -> None:
@@ -122,7 +126,7 @@ def _stat(card: Axes, panel: dict[str, Any], series: list[Series], wide: float, 
     texts = {float(at): one["text"] for mapping in defaults.get("mappings", []) for at, one in mapping["options"].items()}
     values = [one for one in series if not math.isnan(one.last)]
     if not values:
-        card.text(wide / 2, high * 0.6, defaults["noValue"], size=15, ha="center", va="center", color="#777")
+        card.text(wide / 2, high * 0.6, defaults["noValue"], size=12, ha="center", va="center", color="#777")
     for number, one in enumerate(values):
         colour = _colour(defaults, one.last)
         text = texts.get(one.last) or shown(one.last, defaults["unit"], defaults.get("decimals"))
