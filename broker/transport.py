@@ -79,7 +79,10 @@ class Transport(Protocol):
         """Return the number of ready messages; raise ``UnknownQueue`` if there is no such queue."""
 
     def consumers(self, name: str) -> int:
-        """Return the number of subscriptions to a queue, of all processes; raise ``UnknownQueue`` if there is no such queue."""
+        """Return the number of subscriptions to a queue, of all processes; raise ``UnknownQueue`` if there is no such queue.
+
+        At a queue with a single active consumer it is at least 1 if there are any: a broker need not count those that wait.
+        """
 
     def publish(self, queue: str, body: bytes, on_settled: OnSettled | None = None, *, ttl: float | None = None) -> None:
         """Send a message without waiting; ``on_settled`` is called exactly once, also when there is no connection.

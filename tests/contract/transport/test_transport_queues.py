@@ -88,13 +88,16 @@ class TestQueues:
         assert publish_all(transport, queue.name, [b"still usable"]) == [Settled.CONFIRMED]
 
     def test_consumers_are_counted(self, backend: Backend, transport: Transport, queue: Queue) -> None:
-        assert transport.consumers(queue.name) == 0
-        first = transport.subscribe(queue.name, 1, Recorder())
-        second = backend.connect().subscribe(queue.name, 1, Recorder())
-        assert transport.consumers(queue.name) == 2
+        shared = backend.queue("shared", kind="classic")
+        transport.declare(shared)
+        assert [transport.consumers(one.name) for one in (shared, queue)] == [0, 0]
+        first, second = (made.subscribe(shared.name, 1, Recorder()) for made in (transport, backend.connect()))
+        alone = transport.subscribe(queue.name, 1, Recorder())
+        assert [transport.consumers(one.name) for one in (shared, queue)] == [2, 1]
         first.close()
-        assert transport.consumers(queue.name) == 1
+        assert transport.consumers(shared.name) == 1
         second.close()
+        alone.close()
 
     def test_declaring_again_keeps_the_content(self, backend: Backend, transport: Transport, queue: Queue) -> None:
         publish_all(transport, queue.name, MANY)
