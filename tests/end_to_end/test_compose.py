@@ -15,6 +15,7 @@ import pika
 import pytest
 from pika.exceptions import ChannelClosedByBroker, ProbableAuthenticationError
 
+from broker.events import RoundClosed
 from tests.compose import ROOT
 from tests.end_to_end.harness import PATIENCE, Node, one_line, summary
 from tests.end_to_end.stack import Stack
@@ -25,7 +26,7 @@ SMALL = {  # beside what the file says
     "SPLITEE_EXPERIMENT__DATA__IMAGE_SIZE": "8",
     "SPLITEE_EXPERIMENT__DATA__TRAIN_LIMIT": "200",
     "SPLITEE_EXPERIMENT__DATA__TEST_LIMIT": "20",
-    "SPLITEE_EXPERIMENT__TRAINING__ROUNDS": "2",
+    "SPLITEE_EXPERIMENT__TRAINING__ROUNDS": "1",
 }
 ACCESS_REFUSED = 403
 QUEUE = "splitee.digits.activations.client-02"
@@ -144,12 +145,13 @@ def test_the_stack(stack: Stack, tmp_path: Path) -> None:
     check_a_client_is_itself(stack)
     start_healthy(stack, "server")  # the run has waited for them
     (coordinator,) = (stack.node(one) for one in stack.instances["coordinator"])
+    coordinator.wait_for(RoundClosed)
     assert coordinator.wait() == 0, coordinator.text()
     for name in clients:
         for instance in stack.instances[name]:
             assert stack.node(instance).wait() == 0, stack.node(instance).text()
     found = summary(tmp_path / "volumes" / "runs" / "digits")
-    assert (found["clients"], found["rounds"], found["dropouts"]) == (12, 2, [])
+    assert (found["clients"], found["rounds"], found["dropouts"]) == (12, 1, [])
     assert found["refused"] == 1, "the empty one that a client was let publish"
     wait_for(lambda: up(stack).get("server") == 2, lambda: asked(stack, "up"))
     wait_for(

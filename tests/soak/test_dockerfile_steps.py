@@ -16,7 +16,7 @@ from tests.unit.test_dockerfile import copied
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(3600)
 def test_the_steps_install_what_a_role_needs(tmp_path: Path) -> None:
     build = copied(tmp_path / "build")
     venv = tmp_path / "venv"
