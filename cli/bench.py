@@ -7,7 +7,7 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
-from cli import bench_inference, bench_memory, bench_train
+from cli import bench_inference, bench_memory, bench_metrics, bench_train
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -21,12 +21,17 @@ def train(
     repetitions: int | None = None,
     batches: int | None = None,
     quick: bool = False,
+    metrics: bool = False,
 ) -> None:
-    """Measure samples a second and print them; None: as many as the scale says."""
+    """Measure samples a second and print them; None: as many as the scale says. metrics: with exporters against without."""
     scale = bench_train.QUICK if quick else bench_train.Scale()
     scale = replace(scale, precision=precision, repetitions=repetitions or scale.repetitions, batches=batches or scale.batches)
-    found = bench_train.measure_train(scale, broker, store, _say)
-    _print(found, json, _train_table(found))
+    if metrics:
+        found = bench_metrics.measure_metrics(scale, broker, store, _say)
+        _print(found, json, _metrics_table(found))
+    else:
+        found = bench_train.measure_train(scale, broker, store, _say)
+        _print(found, json, _train_table(found))
 
 
 def memory(*, json: bool, broker: str | None, store: str | None, quick: bool = False) -> None:
@@ -56,6 +61,15 @@ def _train_table(found: dict[str, Any]) -> Table:
     table = Table("", "samples/s", "of plain", caption=f"{found['bytes_per_sample']:.0f} bytes a sample through the broker")
     for name, rate in found["samples_per_second"].items():
         table.add_row(name, f"{rate:.1f}", f"{found['ratio'].get(name, 1.0):.2f}")
+    return table
+
+
+def _metrics_table(found: dict[str, Any]) -> Table:
+    interval = "no interval from one" if found["interval"] is None else "{:.4f} to {:.4f}".format(*found["interval"])
+    listening = f"listening: {found['listening']['share']:.4%} of a batch's time, by the events of a run"
+    table = Table("exporters", "samples/s", "ratio", caption=listening)
+    table.add_row("off", f"{found['samples_per_second']['off']:.1f}", "1")
+    table.add_row("on", f"{found['samples_per_second']['on']:.1f}", f"{found['ratio']:.4f} ({interval})")
     return table
 
 

@@ -15,6 +15,7 @@ from broker.transport import Transport
 from cli.embedded import available_cores
 from cli.errors import CommandError
 from cli.logs import current
+from cli.metrics import NOWHERE, MetricsAt, exported
 from cli.prepare import Prepared
 from cli.private_servers import PrivateServer, PrivateServerError, start_rabbitmq, start_redis
 from cli.roles import run_role
@@ -89,8 +90,8 @@ def problems(event: events.Event) -> None:
         current()(event)
 
 
-def lead(prepared: Prepared, store: Store, transport: Transport, folder: Path, rounds: int) -> None:
-    """Be the run's coordinator until a number of rounds is closed, or a signal asks to stop."""
+def lead(prepared: Prepared, store: Store, transport: Transport, folder: Path, rounds: int, metrics: MetricsAt = NOWHERE) -> None:
+    """Be the run's coordinator until a number of rounds is closed, or a signal asks to stop. metrics: where it serves its own."""
     torch.set_num_threads(1)
 
     def listen(event: events.Event) -> None:
@@ -98,8 +99,9 @@ def lead(prepared: Prepared, store: Store, transport: Transport, folder: Path, r
         if isinstance(event, events.RoundClosed) and event.round == rounds:
             coordinator.stop()
 
-    coordinator = Coordinator(prepared.experiment, prepared.record, prepared.network, store, transport, folder, listen)
-    run_role(coordinator)
+    with exported(metrics, "coordinator", listen, current().say) as (emit, _):
+        coordinator = Coordinator(prepared.experiment, prepared.record, prepared.network, store, transport, folder, emit)
+        run_role(coordinator)
     closed = Ledger(store).state().record.closed
     if closed < rounds:
         raise CommandError(f"stopped after {closed} of {rounds} rounds")

@@ -3,7 +3,7 @@
 import json
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from multiprocessing import Pipe
@@ -23,6 +23,7 @@ from cli.bench_run import ENDLESS, Servers, forget, lead, pinned, problems, run_
 from cli.embedded import Roles, start_roles
 from cli.errors import CommandError
 from cli.machine import machine
+from cli.metrics import NOWHERE, MetricsAt
 from cli.prepare import prepare
 from cli.processes import Children
 from cli.servers import connect
@@ -84,8 +85,7 @@ class Repetition:
 
 def measure_train(scale: Scale, broker: str | None, store: str | None, say: Callable[[str], None]) -> dict[str, object]:
     """Return the figures of docs/benchmarks.md. Raises CommandError if something cannot be started or fails."""
-    if scale.batches * scale.batch_size * CLIENTS > TRAIN_SAMPLES:
-        raise CommandError(f"--batches {scale.batches} is more than the {TRAIN_SAMPLES // scale.batch_size // CLIENTS} there are")
+    check_scale(scale)
     with ExitStack() as stack:
         cores = stack.enter_context(pinned(CORES))
         folder = stack.enter_context(scratch())
@@ -96,6 +96,12 @@ def measure_train(scale: Scale, broker: str | None, store: str | None, say: Call
             found.append(_repeat(scale, cores, started, folder / f"{number}"))
             say(f"repetition {number}: " + _line(found[-1]))
         return _report(scale, found)
+
+
+def check_scale(scale: Scale) -> None:
+    """Raise CommandError if there are not samples enough."""
+    if scale.batches * scale.batch_size * CLIENTS > TRAIN_SAMPLES:
+        raise CommandError(f"--batches {scale.batches} is more than the {TRAIN_SAMPLES // scale.batch_size // CLIENTS} there are")
 
 
 def experiment_of(scale: Scale) -> Experiment:
@@ -126,12 +132,12 @@ def _repeat(scale: Scale, cores: int, started: Servers, folder: Path) -> Repetit
     experiment = experiment_of(scale)
     shapes = {(1, cores), (cores, 1)}  # processes, threads
     loops = {f"{p} x {t}": plain_rate(experiment, p, t, scale.seconds) for p, t in sorted(shapes)}
-    embedded = _embedded_window(experiment, scale.rounds, folder / "embedded")
-    rabbitmq = _rabbitmq_window(experiment, scale.rounds, folder / "rabbitmq", started)
+    embedded = _window_of_child(experiment, scale.rounds, folder / "embedded")
+    rabbitmq = rabbitmq_window(experiment, scale.rounds, folder / "rabbitmq", started)
     return Repetition(max(loops.values()), embedded.rate, rabbitmq.rate, rabbitmq.bytes / rabbitmq.samples, loops)
 
 
-def _embedded_window(experiment: Experiment, rounds: int, folder: Path) -> Window:
+def _window_of_child(experiment: Experiment, rounds: int, folder: Path) -> Window:
     children = Children()
     reader, writer = Pipe(duplex=False)
     children.start(embedded, experiment=experiment, rounds=rounds, folder=folder, report=writer)
@@ -145,21 +151,31 @@ def _embedded_window(experiment: Experiment, rounds: int, folder: Path) -> Windo
 
 
 def embedded(experiment: Experiment, rounds: int, folder: Path, report: Connection) -> None:
-    """Run in this process, as `splitee train` does, until the measured rounds are closed; report the window as JSON."""
+    """Run in this process and report the window as JSON."""
+    report.send_bytes(json.dumps(asdict(embedded_window(experiment, rounds, folder))).encode())
+
+
+def embedded_window(experiment: Experiment, rounds: int, folder: Path, emit: events.Emit = events.ignore) -> Window:
+    """Run in this process, as `splitee train` does, until the measured rounds are closed. emit: hears all events."""
     last = WARM_UP + rounds
     store = MemoryStore(folder / "store")
     running = Roles()
 
     def listen(event: events.Event) -> None:
+        emit(event)
         if isinstance(event, events.RoundClosed) and event.round == last:
             threading.Thread(target=running.stop).start()  # it waits for the thread that says this
 
     start_roles(running, prepare(experiment), folder, store, SERVERS, listen, folder / "clients")
     running.wait()
-    report.send_bytes(json.dumps(asdict(window(Ledger(store), last))).encode())
+    return window(Ledger(store), last)
 
 
-def _rabbitmq_window(experiment: Experiment, rounds: int, folder: Path, started: Servers) -> Window:
+def rabbitmq_window(
+    experiment: Experiment, rounds: int, folder: Path, started: Servers, metrics: Sequence[MetricsAt] = ()
+) -> Window:
+    """Run as one process each until the measured rounds are closed. metrics: of coordinator, server workers and clients."""
+    at = iter(metrics)
     prepared = prepare(experiment)
     last = WARM_UP + rounds
     with ExitStack() as stack:
@@ -170,10 +186,11 @@ def _rabbitmq_window(experiment: Experiment, rounds: int, folder: Path, started:
         stack.callback(forget, experiment, store, transport)
         children = Children()
         stack.callback(children.stop)
+        own = next(at, NOWHERE)
         for role, arguments in _processes(experiment, started, folder):
-            children.start(role, **arguments, emit=problems)
+            children.start(role, **arguments, emit=problems, metrics=next(at, NOWHERE))
         with children.watched():
-            lead(prepared, store, transport, folder, last)
+            lead(prepared, store, transport, folder, last, own)
         return window(Ledger(store), last)
 
 

@@ -399,12 +399,24 @@ def bench_train(
     precision: Annotated[Precision, typer.Option(help="Arithmetic of all that is compared.")] = "auto",
     repetitions: Annotated[int | None, typer.Option(min=1, metavar="N", help="Measurements of each; default 5.")] = None,
     batches: Annotated[int | None, typer.Option(min=1, metavar="N", help="Batches of a client in a round; default 10.")] = None,
+    metrics: Annotated[
+        Literal["on", "off"], typer.Option(help="on: over RabbitMQ and Redis, with exporters in all roles against without.")
+    ] = "off",
     quick: Quick = False,
 ) -> None:
     """Measure samples trained a second: a plain loop, in one process, and over RabbitMQ and Redis."""
     from cli.bench import train as measure
 
-    measure(json=json, broker=broker, store=store, precision=precision, repetitions=repetitions, batches=batches, quick=quick)
+    measure(
+        json=json,
+        broker=broker,
+        store=store,
+        precision=precision,
+        repetitions=repetitions,
+        batches=batches,
+        quick=quick,
+        metrics=metrics == "on",
+    )
 
 
 @bench.command("memory")

@@ -32,6 +32,11 @@ default_pass = {password}
 disk_free_limit.absolute = 50MB
 raft.wal_max_size_bytes = 67108864
 """
+_EXPORTER_CONF = """\
+collect_statistics_interval = 1000
+prometheus.tcp.ip = {host}
+prometheus.tcp.port = {port}
+"""
 
 
 class PrivateServerError(Exception):
@@ -56,11 +61,13 @@ class _Launch:
 class PrivateServer:
     """A server process that can be killed, paused and started again on the same port and data.
 
-    url: where clients connect. environment: variables under which the server's own tools (rabbitmqctl) find it.
+    url: where clients connect. environment: variables under which the server's own tools (rabbitmqctl) find it. metrics: HOST:PORT
+    of its own exporter for Prometheus, if it has one.
     """
 
-    def __init__(self, url: str, launch: _Launch) -> None:
+    def __init__(self, url: str, launch: _Launch, metrics: str = "") -> None:
         self.url = url
+        self.metrics = metrics
         self.environment = launch.environment
         self._launch = launch
         self._process = self._start()
@@ -146,7 +153,7 @@ def start_redis(folder: Path, *, appendfsync: Literal["everysec", "always"] | No
     nothing over a restart. Raises ServerNotInstalled or PrivateServerError.
     """
     folder = _prepared(folder)
-    (port,) = _free_ports(1)
+    (port,) = free_ports(1)
     command = [
         _program("redis-server"), "--bind", HOST, "--port", str(port), "--dir", str(folder), "--save", "",
         "--appendonly", "yes" if appendfsync else "no", "--appendfsync", appendfsync or "no",
@@ -163,22 +170,24 @@ def start_redis(folder: Path, *, appendfsync: Literal["everysec", "always"] | No
 
 
 @contextlib.contextmanager
-def start_rabbitmq(folder: Path) -> Iterator[PrivateServer]:
+def start_rabbitmq(folder: Path, *, exporter: bool = False) -> Iterator[PrivateServer]:
     """Run a RabbitMQ node for the length of a block, with a user and a password of its own.
 
-    folder: of its data and log, for this node alone. Raises ServerNotInstalled or PrivateServerError.
+    folder: of its data and log, for this node alone. exporter: with rabbitmq_prometheus, whose figures are a second old at most.
+    Raises ServerNotInstalled or PrivateServerError.
     """
     folder = _prepared(folder)
     script = str(_DEBIAN_SCRIPT) if _DEBIAN_SCRIPT.exists() else _program("rabbitmq-server")
     user, password = "splitee", secrets.token_hex(16)
-    port, nodes_port, names_port = _free_ports(3)
-    (folder / "rabbitmq.conf").write_text(_RABBITMQ_CONF.format(user=user, password=password))
+    port, nodes_port, names_port, metrics_port = free_ports(4)
+    exports = _EXPORTER_CONF.format(host=HOST, port=metrics_port) if exporter else ""
+    (folder / "rabbitmq.conf").write_text(_RABBITMQ_CONF.format(user=user, password=password) + exports)
     (folder / "rabbitmq-env.conf").touch()
-    (folder / "enabled_plugins").write_text("[].")
+    (folder / "enabled_plugins").write_text("[rabbitmq_prometheus]." if exporter else "[].")
     environment = _rabbitmq_environment(folder, port, nodes_port, names_port)
     launch = _Launch("RabbitMQ", [script], environment, folder / "rabbitmq.log", port, b"AMQP\x00\x00\x09\x01", b"\x01\x00\x00")
     with _ended_on_sigterm(), _names_daemon(environment, names_port):
-        server = PrivateServer(f"amqp://{user}:{password}@{HOST}:{port}/", launch)
+        server = PrivateServer(f"amqp://{user}:{password}@{HOST}:{port}/", launch, f"{HOST}:{metrics_port}" if exporter else "")
         try:
             yield server
         finally:
@@ -250,7 +259,8 @@ def _program(name: str, package: str = "") -> str:
     return path
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Return so many different ports of this machine that nobody listens on; raise PrivateServerError if there are none."""
     free: list[int] = []
     for port in random.SystemRandom().sample(_PORTS, 200):
         with socket.socket() as probe, contextlib.suppress(OSError):

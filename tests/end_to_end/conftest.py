@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from cli.private_servers import PrivateServer, start_rabbitmq
 from tests.end_to_end.harness import Deployment, Node, Setup
 from tests.end_to_end.undisturbed import Undisturbed as Undisturbed
+from tests.prometheus import Prometheus, start_prometheus
+from tests.services import installed
 
 Deploy = Callable[..., Deployment]
 
@@ -45,6 +48,20 @@ def deploy(forkserver: None, rabbitmq_url: str, redis_url: str, run_name: str, t
     yield make
     for deployment in made:
         deployment.close()
+
+
+@pytest.fixture(scope="session")
+def exporting_rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateServer]:
+    """A RabbitMQ node with its own exporter, of the tests in which a Prometheus scrapes."""
+    with installed(start_rabbitmq(tmp_path_factory.mktemp("exporting-rabbitmq"), exporter=True)) as server:
+        yield server
+
+
+@pytest.fixture
+def prometheus(tmp_path: Path) -> Iterator[Prometheus]:
+    """A Prometheus of one test."""
+    with installed(start_prometheus(tmp_path / "prometheus")) as started:
+        yield started
 
 
 @pytest.fixture

@@ -1,12 +1,14 @@
 """`splitee bench` measures real runs: its figures are there, positive and agree with each other. No timing is judged."""
 
 import json
+import math
 from statistics import median
 from typing import Any
 
 import pytest
 
 from cli import bench
+from cli.bench_metrics import Pair, ratio_of
 from cli.bench_train import QUICK
 
 pytestmark = pytest.mark.usefixtures("forkserver")
@@ -35,6 +37,28 @@ def test_train(rabbitmq_url: str, redis_url: str, capsys: pytest.CaptureFixture[
     assert 4 * 32 * 32 * 2 + 8 <= found["bytes_per_sample"] <= 1.2 * 4 * 32 * 32 * 2
     assert found["settings"]["clients"] == 4
     assert found["machine"]["torch"]
+
+
+def test_train_with_exporters(rabbitmq_url: str, redis_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    bench.train(json=True, broker=rabbitmq_url, store=redis_url, quick=True, metrics=True)
+    found = measured(capsys)
+
+    pairs = [Pair(**repetition) for repetition in found["repetitions"]]
+    assert len(pairs) == QUICK.repetitions
+    assert min(min(pair.off, pair.on) for pair in pairs) > 0
+    low, high = found["interval"]
+    assert low < found["ratio"] < high
+    listening = found["listening"]
+    assert listening["events_per_batch"] > 4, "published, confirmed, trained, acknowledged"
+    assert 0 < listening["share"] < 1
+
+
+def test_the_interval_of_a_ratio_is_students_on_logarithms() -> None:
+    pairs = [Pair(off=1.0, on=math.exp(logarithm)) for logarithm in (-0.02, 0.0, 0.02)]
+    ratio, interval = ratio_of(pairs)
+    assert ratio == pytest.approx(1.0)
+    assert interval == pytest.approx([math.exp(-4.303 * 0.02 / math.sqrt(3)), math.exp(4.303 * 0.02 / math.sqrt(3))], rel=1e-4)
+    assert ratio_of(pairs[:1]) == (pytest.approx(math.exp(-0.02)), None)
 
 
 def test_memory(rabbitmq_url: str, redis_url: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,18 +1,19 @@
 """A run of all roles on real servers, scraped by a real Prometheus: every metric of the table moves, and there is no other."""
 
 import json
+import math
 import re
 import shutil
 import signal
 import socket
 import subprocess
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 import pytest
 import torch
@@ -24,12 +25,13 @@ from broker.inference_events import InferenceLate
 from broker.messages import Frame, InferenceRequest, WireTensor
 from broker.rabbitmq import RabbitTransport
 from broker.transport import Delivery, Reopened
+from cli.private_servers import PrivateServer
 from monitoring.metric_table import DEFINITIONS
 from tests.end_to_end.conftest import Deploy
 from tests.end_to_end.harness import PATIENCE, Deployment, Node, one_line
-from tests.prometheus import Prometheus, start_prometheus
-from tests.proxy import Proxy, closed_port, proxied
-from tests.services import installed
+from tests.end_to_end.scraping import METRICS, ROOT, address_of, asked, wait_for, with_faults
+from tests.prometheus import Prometheus
+from tests.proxy import Proxy, at_port, closed_port, proxied
 from workers.inference_client import InferenceClient
 
 # A client waits for the broker after every message, and for the servers after three.
@@ -41,39 +43,27 @@ LABELS = (  # what has to move, at least
     ("splitee_server_waiting_seconds_total", "awaited", {"client", "stream"}),
     ("splitee_streams_total", "change", {"claimed", "committed"}),
     ("splitee_checkpoint_bytes_total", "kind", {"checkpoint", "commit"}),
+    ("splitee_reachable", "server", {"broker", "store"}),
+    ("splitee_inference_samples_total", "where", {"client", "server", "degraded"}),
     ("splitee_dead_letters_total", "kind", {"malformed"}),
     ("splitee_dropouts_total", "kind", {"silent"}),
     ("splitee_reconnects_total", "role", {"coordinator", "server", "client"}),
 )
-ROOT = Path(__file__).parents[2]
-METRICS = ("--metrics-port", "0")
+STILL = {"splitee_replicas_set_back_total", "splitee_store_limit_bytes"}  # in this run; the ones with faults move them
 PARTS = {"counter": ("",), "gauge": ("",), "summary": ("_sum", "_count"), "histogram": ("_sum", "_count", "_bucket")}
 
 
 @pytest.fixture
-def prometheus(tmp_path: Path) -> Iterator[Prometheus]:
-    with installed(start_prometheus(tmp_path / "prometheus")) as started:
-        yield started
-
-
-@pytest.fixture
-def proxy(rabbitmq_url: str) -> Iterator[Proxy]:
-    with proxied(rabbitmq_url) as made:
+def proxy(exporting_rabbitmq: PrivateServer) -> Iterator[Proxy]:
+    with proxied(exporting_rabbitmq.url) as made:
         yield made
 
 
 @pytest.fixture
-def transport(rabbitmq_url: str) -> Iterator[RabbitTransport]:
-    made = RabbitTransport(rabbitmq_url)
+def transport(exporting_rabbitmq: PrivateServer) -> Iterator[RabbitTransport]:
+    made = RabbitTransport(exporting_rabbitmq.url)
     yield made
     made.close()
-
-
-def wait_for(holds: Callable[[], object], what: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not holds():
-        assert time.monotonic() < deadline, what()
-        time.sleep(0.1)
 
 
 def is_free(port: int) -> bool:
@@ -81,18 +71,6 @@ def is_free(port: int) -> bool:
         probe.bind(("127.0.0.1", port))
         return True
     return False
-
-
-def address_of(node: Node) -> str:
-    """Return HOST:PORT of a role's metrics, which it says in a line."""
-
-    def said() -> re.Match[str] | None:
-        return re.search(r"metrics at http://(127\.0\.0\.1:\d+)/metrics\"", node.text())
-
-    wait_for(said, node.text)
-    found = said()
-    assert found is not None
-    return found[1]
 
 
 def health_of(node: Node) -> tuple[int, str]:
@@ -129,8 +107,11 @@ def late_request(client: str) -> bytes:
     return encode(InferenceRequest(client=client, request="late", patience=1e-9, version=0, cut=3, features=features))
 
 
-def disturb(deployment: Deployment, nodes: dict[str, Node], server: Node, transport: RabbitTransport, proxy: Proxy) -> None:
-    """Let go wrong what a metric counts; return when it has."""
+def disturb(
+    deployment: Deployment, nodes: dict[str, Node], transport: RabbitTransport, proxy: Proxy, seen: Callable[[], bool]
+) -> None:
+    """Let go wrong what a metric counts; return when it has. seen: whether Prometheus knows that RabbitMQ is away."""
+    server = nodes["server"]
     queue = topology.inference(deployment.run, deployment.setup.experiment().transport).name
     server.wait_for(GapFound)
     server.wait_for(MessageRefused)
@@ -141,6 +122,7 @@ def disturb(deployment: Deployment, nodes: dict[str, Node], server: Node, transp
     for node in nodes.values():
         wait_for(lambda node=node: health_of(node)[0] == 503, node.text)
         assert health_of(node) == (503, "RabbitMQ cannot be reached")
+    wait_for(seen, lambda: "Prometheus does not see that RabbitMQ is away")
     proxy.restore()
     for node in nodes.values():
         wait_for(lambda node=node: health_of(node) == (200, "running"), node.text)
@@ -153,44 +135,53 @@ def answer_as_documented(output: Path, prometheus: Prometheus) -> None:
 
     def answer(client: InferenceClient) -> None:
         prometheus.scrape(f"127.0.0.1:{port}")
-        client.predict(torch.rand(4, 1, 8, 8), max_entropy=0.0)
+        for bound in (0.0, math.inf):
+            client.predict(torch.rand(4, 1, 8, 8), max_entropy=bound)
+        away = at_port("amqp://nobody:here@127.0.0.1:1/", closed_port())
+        with InferenceClient.open(output, broker=away, max_entropy=0.0, emit=names["metrics"]) as cut_off:
+            cut_off.predict(torch.rand(4, 1, 8, 8))
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=30) as health:
             assert health.status == 200
-        wait_for(lambda: "splitee_inference_seconds_count" in prometheus.moved(), prometheus.moved)
+        wait_for(lambda: prometheus.ask(asked()["alert AnswersDegraded"]), prometheus.moved)
 
     for theirs, ours in (("9109", str(port)), ("runs/digits", str(output)), ("        ...\n", "        answer(client)\n")):
         assert program.count(theirs) == 1
         program = program.replace(theirs, ours)
-    exec(program, {"answer": answer})
+    names: dict[str, Any] = {"answer": answer}
+    exec(program, names)
 
 
 def test_every_metric_moves_and_none_is_unknown(
-    prometheus: Prometheus, proxy: Proxy, transport: RabbitTransport, deploy: Deploy
+    prometheus: Prometheus, exporting_rabbitmq: PrivateServer, proxy: Proxy, transport: RabbitTransport, deploy: Deploy
 ) -> None:
     deployment = deploy(*PACED, "transport.heartbeat_timeout=6", broker=proxy.url)
-    deployment.flags = METRICS
+    deployment.flags, expected = METRICS, asked()
+    prometheus.scrape_rabbitmq(exporting_rabbitmq.metrics)
     nodes = {"coordinator": deployment.coordinator(), **deployment.clients()}
-    for node in nodes.values():
-        prometheus.scrape(address_of(node))
+    for name, node in nodes.items():
+        prometheus.scrape(address_of(node), name.partition("-")[0])
     queue = f"splitee.{deployment.run}.activations.client-01"
     nodes["client-01"].wait_for(FeaturesPublished, lambda event: event["sequence"] == 1)
     assert steal(transport, queue).sequence == 0
     transport.publish(queue, b"nonsense")
     server = nodes["server"] = deployment.server()
-    prometheus.scrape(address_of(server))
+    prometheus.scrape(address_of(server), "server")
     server.wait_for(StreamClaimed)
     assert [lint(node) for node in (nodes["coordinator"], server, nodes["client-01"])] == ["0 "] * 3
-    disturb(deployment, nodes, server, transport, proxy)
+    disturb(deployment, nodes, transport, proxy, lambda: bool(prometheus.ask(expected["alert BrokerGone"])))
     nodes.pop("client-03").kill()
     for node in nodes.values():
         assert node.wait() == 0, node.text()
     answer_as_documented(deployment.output, prometheus)
-    expected = {f"{one.name}{part}" for one in DEFINITIONS for part in PARTS[one.kind]}
-    assert prometheus.moved() == expected, "what is in the table moves"
-    assert prometheus.names() == expected, "and nothing else is there"
+    table = {f"{one.name}{part}" for one in DEFINITIONS for part in PARTS[one.kind]}
+    assert prometheus.names() == table, "there is what is in the table, and nothing else"
+    assert table - prometheus.moved() <= STILL, "and it moves"
     assert prometheus.types() == {one.name.removesuffix("_total"): one.kind for one in DEFINITIONS}
     for name, label, values in LABELS:
         assert prometheus.moving(label, name) >= values, name
+    silent = {where for where, promql in expected.items() if not prometheus.has_given(promql)}
+    assert silent <= with_faults(), "what asks for no fault gives something"
+    assert with_faults() <= expected.keys()
 
 
 def test_a_whole_run_in_processes_has_ports_side_by_side(deploy: Deploy) -> None:
