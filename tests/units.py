@@ -15,7 +15,7 @@ def shown(value: float, unit: str, decimals: int | None, *, short: bool = False)
         return f"{value * 100:.{decimals or 0}f} %"
     if unit == "s":
         scale, name = next(((scale, name) for below, scale, name in _SECONDS if abs(value) < below), (86400.0, "days"))
-        return "0 s" if value == 0 else f"{_number(value / scale, None)} {name}"
+        return "0 s" if value == 0 else f"{_number(value / scale, decimals)} {name}"
     if unit in ("bytes", "binBps"):
         power = min(int(math.log2(abs(value)) // 10), len(_BYTES) - 1) if abs(value) >= 1 else 0
         return f"{_number(value / 1024**power, None)} {_BYTES[power]}{'/s' if unit == 'binBps' else ''}"
