@@ -5,7 +5,29 @@ from typing import Annotated, Literal
 
 import typer
 
+from cli.bench_commands import bench
+from cli.dead_commands import dead
 from cli.errors import report_errors
+from cli.options import (
+    LOOPBACK,
+    Broker,
+    File,
+    Folder,
+    Json,
+    Limit,
+    LogFormat,
+    LogLevel,
+    MetricsAddress,
+    MetricsByClient,
+    MetricsPort,
+    OptionalBroker,
+    OptionalFile,
+    OptionalStore,
+    Output,
+    Overrides,
+    Run,
+    Store,
+)
 
 app = typer.Typer(
     name="splitee",
@@ -14,55 +36,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-bench = typer.Typer(help="Measure this machine.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
-dead = typer.Typer(help="What a run has refused: its dead letters.", no_args_is_help=True)
 app.add_typer(dead, name="dead")
-
-File = Annotated[Path, typer.Argument(metavar="EXPERIMENT.toml", help="Experiment file.", show_default=False)]
-OptionalFile = Annotated[
-    Path | None, typer.Argument(metavar="EXPERIMENT.toml", help="Experiment file; without it, digits.", show_default=False)
-]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a key of the experiment; repeatable.")
-]
-Output = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the results; default runs/NAME.")]
-Broker = Annotated[str, typer.Option(metavar="URL", envvar="SPLITEE_BROKER_URL", help="RabbitMQ, amqp://user:password@host:port/.")]
-Store = Annotated[str, typer.Option(metavar="URL", envvar="SPLITEE_STORE_URL", help="Redis, redis://:password@host:port/0.")]
-OptionalBroker = Annotated[
-    str | None, typer.Option(metavar="URL", envvar="SPLITEE_BROKER_URL", help="RabbitMQ; without it, in this process.")
-]
-OptionalStore = Annotated[
-    str | None, typer.Option(metavar="URL", envvar="SPLITEE_STORE_URL", help="Redis; without it, in this process.")
-]
-Folder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run, runs/NAME.", show_default=False)]
-Run = Annotated[str, typer.Option(metavar="NAME", help="Name of the run.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Ids = Annotated[list[str] | None, typer.Argument(metavar="ID...", help="Dead letters, by the beginning of their ids.")]
-All = Annotated[bool, typer.Option("--all", help="All dead letters of the run.")]
-Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="Only a seeded random N of the test split's samples.")]
-MetricsPort = Annotated[
-    int | None,
-    typer.Option(
-        min=0, max=65535, metavar="PORT", envvar="SPLITEE_METRICS_PORT", help="Serve /metrics and /healthz here; 0: any free port."
-    ),
-]
-MetricsAddress = Annotated[
-    str, typer.Option(metavar="ADDRESS", envvar="SPLITEE_METRICS_ADDRESS", help="Address of the metrics port; 0.0.0.0: all.")
-]
-MetricsByClient = Annotated[
-    bool, typer.Option("--metrics-by-client", help="Label what clients count with their ids: a series for each.")
-]
-LogFormat = Annotated[
-    Literal["auto", "text", "json"],
-    typer.Option(envvar="SPLITEE_LOG_FORMAT", help="Log lines; auto: text on a terminal, else JSON, one object a line."),
-]
-LogLevel = Annotated[
-    Literal["debug", "info", "warning", "error"], typer.Option(envvar="SPLITEE_LOG_LEVEL", help="Least that is logged.")
-]
-Quick = Annotated[bool, typer.Option("--quick", help="Tiny sizes: shows that it works, measures nothing.")]
-LOOPBACK = "127.0.0.1"
-Precision = Literal["auto", "float32", "bfloat16"]
 
 
 @app.command()
@@ -355,84 +330,6 @@ def reproduce(
     from cli.reproduce import reproduce as run
 
     run(request=request, output=output or Path("runs") / f"reproduce-{scale}", jobs=jobs, dry_run=dry_run, json=json)
-
-
-@dead.command("list")
-def dead_list(run: Run, broker: Broker, json: Json = False) -> None:
-    """List dead letters: where each was refused, and why. They stay."""
-    from cli.dead import list_letters
-
-    list_letters(run=run, broker=broker, json=json)
-
-
-@dead.command("show")
-def dead_show(
-    run: Run, broker: Broker, id: Annotated[str, typer.Argument(metavar="ID", help="Dead letter, by the beginning of its id.")]
-) -> None:
-    """Show one dead letter in full. It stays."""
-    from cli.dead import show
-
-    show(run=run, broker=broker, id=id)
-
-
-@dead.command("drop")
-def dead_drop(run: Run, broker: Broker, ids: Ids = None, everything: All = False) -> None:
-    """Remove dead letters for good."""
-    from cli.dead import drop
-
-    drop(run=run, broker=broker, ids=ids or (), everything=everything)
-
-
-@dead.command("requeue")
-def dead_requeue(run: Run, broker: Broker, store: Store, ids: Ids = None, everything: All = False) -> None:
-    """Send dead letters again, into a round that is still open."""
-    from cli.dead import requeue
-
-    requeue(run=run, broker=broker, store=store, ids=ids or (), everything=everything)
-
-
-@bench.command("train")
-def bench_train(
-    json: Json = False,
-    broker: OptionalBroker = None,
-    store: OptionalStore = None,
-    precision: Annotated[Precision, typer.Option(help="Arithmetic of all that is compared.")] = "auto",
-    repetitions: Annotated[int | None, typer.Option(min=1, metavar="N", help="Measurements of each; default 5.")] = None,
-    batches: Annotated[int | None, typer.Option(min=1, metavar="N", help="Batches of a client in a round; default 10.")] = None,
-    metrics: Annotated[
-        Literal["on", "off"], typer.Option(help="on: over RabbitMQ and Redis, with exporters in all roles against without.")
-    ] = "off",
-    quick: Quick = False,
-) -> None:
-    """Measure samples trained a second: a plain loop, in one process, and over RabbitMQ and Redis."""
-    from cli.bench import train as measure
-
-    measure(
-        json=json,
-        broker=broker,
-        store=store,
-        precision=precision,
-        repetitions=repetitions,
-        batches=batches,
-        quick=quick,
-        metrics=metrics == "on",
-    )
-
-
-@bench.command("memory")
-def bench_memory(json: Json = False, broker: OptionalBroker = None, store: OptionalStore = None, quick: Quick = False) -> None:
-    """Measure a server worker's memory with 96 clients against 12."""
-    from cli.bench import memory as measure
-
-    measure(json=json, broker=broker, store=store, quick=quick)
-
-
-@bench.command("inference")
-def bench_inference(json: Json = False, broker: OptionalBroker = None, store: OptionalStore = None, quick: Quick = False) -> None:
-    """Measure offloaded inference: samples a second against both halves in one loop, and latency."""
-    from cli.bench import inference as measure
-
-    measure(json=json, broker=broker, store=store, quick=quick)
 
 
 def main() -> None:
