@@ -10,7 +10,7 @@ from tests.end_to_end.conftest import undisturbed as undisturbed
 from tests.end_to_end.undisturbed import Undisturbed
 from tests.services import installed
 
-SEEDS = (0, 1, 2, 3, 100, 101)
+SEEDS = (0, 3, 100, 103)  # one of each strategy, and all kinds of faults
 
 
 @pytest.fixture(scope="module")
