@@ -25,7 +25,7 @@ def test_it_follows_the_role() -> None:
     with Exporter("127.0.0.1", 0, CollectorRegistry(), health) as exporter:
         port = str(exporter.port)
         assert probe(port) == (1, "starting")
-        health.watch(time.monotonic, {"RabbitMQ": lambda: reachable[0]})
+        health.watch(time.monotonic, {"broker": lambda: reachable[0]})
         assert probe(port) == (0, "running")
         reachable[0] = False
         assert probe(port) == (1, "RabbitMQ cannot be reached")
