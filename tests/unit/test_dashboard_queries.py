@@ -82,4 +82,4 @@ def test_every_query_answers_with_the_labels_of_its_legend(prometheus: Prometheu
                     for one in found
                 }
                 assert not any("?" in legend for legend in named), (where, named)
-                assert len(named) == len(found), f"{where}: series of one name"
+                assert len(named) == len(found) or panel["type"] == "table", f"{where}: series of one name"
