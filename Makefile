@@ -35,7 +35,7 @@ check: $(INSTALLED)
 	$(BIN)/lint-imports --no-logo
 
 test: $(INSTALLED) services browser
-	$(BIN)/pytest -n 4 --dist worksteal $(ARGS)
+	$(BIN)/pytest -n 5 --dist worksteal $(ARGS)
 
 chaos: $(INSTALLED) services
 	$(BIN)/python -m tests.chaos $(ARGS)
