@@ -231,7 +231,7 @@ class Stack:
 
 def _ports(service: Service) -> dict[int, int]:
     listens = LISTENS.get(service.image.rpartition(":")[0]) or (int(service.environment["SPLITEE_METRICS_PORT"]),)
-    return dict(zip(listens, private_servers._free_ports(len(listens)), strict=True))
+    return dict(zip(listens, private_servers.free_ports(len(listens)), strict=True))
 
 
 def _said(process: object) -> str:
