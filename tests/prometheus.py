@@ -67,7 +67,8 @@ class Prometheus:
 
     def has_given(self, promql: str) -> bool:
         """Return whether an expression has given anything at any second since Prometheus was started."""
-        return bool(self._get("query_range", query=promql, start=f"{self._began}", end=f"{time.time()}", step="1")["result"])
+        times = {"start": f"{self._began}", "end": f"{time.time()}", "step": "1"}
+        return bool(self._get("query_range", query=promql, **times)["result"])
 
     def _get(self, what: str, **query: str) -> Any:
         with urllib.request.urlopen(f"{self._url}/api/v1/{what}?{urllib.parse.urlencode(query)}", timeout=30) as answer:

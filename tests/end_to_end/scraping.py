@@ -17,8 +17,8 @@ WITH_ANY_ALERT = (
     *(f"{name} / Alerts" for name in ("training", "pipeline", "inference")),
     "training / What is wrong / A",
 )
-IN_THE_FAULTY_RUN = (  # the other run has a broker that is away, degraded answers and dead letters
-    *("CoordinatorGone", "RunPaused", "ClientsDropping", "WorkerPoolEmpty", "NotFinite", "StoreGone", "RoleCutOff"),
+IN_THE_FAULTY_RUN = (  # the other run has a broker that is away and degraded answers
+    *("CoordinatorGone", "RunPaused", "ClientsDropping", "WorkerPoolEmpty", "DeadLetters", "NotFinite", "StoreGone", "RoleCutOff"),
     *("StoreNearlyFull", "BrokerAlarm", "QueuesUnseen"),
 )
 # What takes minutes or hours: in seconds, and in the run with faults. So the fault is there, but the threshold is another. Of
