@@ -252,3 +252,10 @@ def test_the_interrupt_is_a_line_of_json(stderr: Stderr) -> None:
 
 def test_every_level_is_one_of_these() -> None:
     assert {of for kind in KINDS for of in [level(example(kind))]} == {"debug", "info", "warning"}
+
+
+def test_the_example_of_a_url_is_shown_unless_it_is_somebodys_own() -> None:
+    example = "give amqp://user:password@host:5672/"
+    assert Redaction()(example) == example
+    assert "password" not in Redaction("amqp://user:password@host:5672/")(example)
+    assert Redaction()("amqp://user:password@x@host/") == "amqp://user:***@host/"
