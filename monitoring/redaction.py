@@ -7,7 +7,7 @@ from contextlib import suppress
 from urllib.parse import parse_qs, quote, unquote, unquote_plus, urlsplit
 
 HIDDEN = "***"
-# Up to the last @: passwords that nobody encoded may hold one, too. The word "password" stands in messages that show how to write a URL.
+# Up to the last @: passwords that nobody encoded may hold one, too. The word "password" is how messages show what a URL looks like.
 _IN_URL = re.compile(r"(://[^\s:/@'\"]*):(?!password@[^\s@]*(?:\s|$))\S*@")
 _IN_QUERY = re.compile(r"([?&]password=)[^\s&'\"]*", re.IGNORECASE)
 _SHORT = 6  # characters; a password shorter than that is likely to be a part of innocent words
