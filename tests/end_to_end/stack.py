@@ -226,6 +226,7 @@ class Stack:
             "RABBITMQ_CONFIG_FILE": instance.path("/etc/rabbitmq/rabbitmq.conf"),  # where the image looks
             "RABBITMQ_ENABLED_PLUGINS_FILE": instance.path("/etc/rabbitmq/enabled_plugins"),
             "RABBITMQ_MNESIA_BASE": instance.path("/var/lib/rabbitmq/mnesia"),
+            "ERL_FLAGS": "-start_epmd false",  # it would outlive the health check
         }
 
 
