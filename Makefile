@@ -41,7 +41,7 @@ chaos: $(INSTALLED) services
 	$(BIN)/python -m tests.chaos $(ARGS)
 
 soak: $(INSTALLED) services
-	$(BIN)/pytest -m soak -s $(ARGS) tests/soak
+	$(BIN)/pytest -m soak -s $(ARGS) tests
 
 fuzz: $(INSTALLED)
 	$(BIN)/python -m tests.fuzz.run $(ARGS)
