@@ -33,7 +33,6 @@ disk_free_limit.absolute = 50MB
 raft.wal_max_size_bytes = 67108864
 """
 _EXPORTER_CONF = """\
-collect_statistics_interval = 1000
 prometheus.tcp.ip = {host}
 prometheus.tcp.port = {port}
 """
@@ -173,8 +172,8 @@ def start_redis(folder: Path, *, appendfsync: Literal["everysec", "always"] | No
 def start_rabbitmq(folder: Path, *, exporter: bool = False) -> Iterator[PrivateServer]:
     """Run a RabbitMQ node for the length of a block, with a user and a password of its own.
 
-    folder: of its data and log, for this node alone. exporter: with rabbitmq_prometheus, whose figures are a second old at most.
-    Raises ServerNotInstalled or PrivateServerError.
+    folder: of its data and log, for this node alone. exporter: with rabbitmq_prometheus. Raises ServerNotInstalled or
+    PrivateServerError.
     """
     folder = _prepared(folder)
     script = str(_DEBIAN_SCRIPT) if _DEBIAN_SCRIPT.exists() else _program("rabbitmq-server")
