@@ -20,7 +20,6 @@ TINY = (
     "transport.wire_dtype=float32",
 )  # fmt: skip
 FLAGS = ["--data", "digits", "--rounds", "1", *(flag for override in TINY for flag in ("--set", override))]
-WIRE_FLAGS = FLAGS[: FLAGS.index("transport.wire_dtype=float32") - 1]  # its variants say that themselves
 Results = dict[str, Any]
 
 
@@ -189,7 +188,7 @@ def test_wire_compares_dtypes_and_takes_what_is_trained_already(heterogeneous: P
     """Float32 is what the heterogeneous runs of these tests travel as."""
     before = {path: path.stat().st_mtime_ns for path in heterogeneous.rglob("summary.json")}
     arguments = ("--seeds", "2", "--strategies", "uint8,float32", "--output", str(heterogeneous.parent))
-    reproduce("wire", *WIRE_FLAGS, *arguments)
+    reproduce("wire", *FLAGS, *arguments)
     folder = heterogeneous.parent / "wire"
     assert {path: path.stat().st_mtime_ns for path in heterogeneous.rglob("summary.json")} == before
     assert sorted(path.parts[-3] for path in folder.rglob("summary.json")) == ["uint8", "uint8"]
@@ -267,7 +266,7 @@ def test_a_dry_run_trains_nothing(tmp_path: Path, heterogeneous: Path, capsys: p
     assert {name: state for name, state in states.items() if state != "finished"} == {
         f"{variant}/seed-2": "new" for variant in STRATEGIES
     }
-    reproduce("wire", *WIRE_FLAGS, "--seeds", "3", "--output", str(heterogeneous.parent), "--dry-run", "--json")
+    reproduce("wire", *FLAGS, "--seeds", "3", "--output", str(heterogeneous.parent), "--dry-run", "--json")
     states = {row["run"]: row["state"] for row in json.loads(capsys.readouterr().out)}
     assert {name: states[name] for name in ("averaging/seed-0", "averaging/seed-1", "float32/seed-2", "float16/seed-0")} == {
         "averaging/seed-0": "finished", "averaging/seed-1": "finished", "float32/seed-2": "new", "float16/seed-0": "new",

@@ -56,8 +56,6 @@ def test_what_a_run_is_cannot_be_overridden(tmp_path: Path, override: str) -> No
     with pytest.raises(CommandError, match=rf"^--set {override}: what is reproduced says that itself"):
         plan(Request("heterogeneous", data="digits", overrides=("model.width=4", override)), tmp_path)
     assert plan(Request("heterogeneous", data="digits", overrides=("transport.wire_dtype=uint8",)), tmp_path)
-    with pytest.raises(CommandError, match=r"^--set transport.wire_dtype=uint8"):
-        plan(Request("wire", data="digits", overrides=("transport.wire_dtype=uint8",)), tmp_path)
 
 
 def test_the_command_is_what_was_asked_for() -> None:
