@@ -162,9 +162,7 @@ def _trial(request: Request, folder: Path, variant: str, cuts: tuple[int, ...], 
 
 def _check_free(overrides: Iterable[str], fixed: Iterable[str]) -> None:
     """Raise CommandError for an override of what makes a run the run that it is."""
-    keys = {setting.partition("=")[0] for setting in fixed} - {
-        "transport.wire_dtype"
-    }  # other runs that are shared may have had one
+    keys = {setting.partition("=")[0] for setting in fixed} - {"transport.wire_dtype"}  # shared runs may have had one
     for override in overrides:
         if override.partition("=")[0].strip() in keys:
             raise CommandError(f"--set {override}: what is reproduced says that itself; choose with --strategies and --seeds")
