@@ -8,7 +8,6 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
-from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import fmean, median, stdev
@@ -18,12 +17,22 @@ from scipy.special import stdtrit
 from broker import events
 from broker.client_counts import counted
 from cli.bench_run import Servers, pinned, scratch, servers
-from cli.bench_train import CLIENTS, CORES, CUT, SERVERS, Scale, check_scale, embedded_window, experiment_of, rabbitmq_window
+from cli.bench_train import (
+    CLIENTS,
+    CORES,
+    CUT,
+    SERVERS,
+    Scale,
+    check_scale,
+    embedded_window,
+    experiment_of,
+    rabbitmq_window,
+    report_of_child,
+)
 from cli.errors import CommandError
 from cli.machine import machine
 from cli.metrics import MetricsAt
 from cli.private_servers import HOST, free_ports
-from cli.processes import Children
 from coordinator.experiment import Experiment
 from coordinator.results import round_to
 from monitoring.metrics import Metrics
@@ -62,7 +71,8 @@ def measure_metrics(scale: Scale, broker: str | None, store: str | None, say: Ca
         for number in range(1, scale.repetitions + 1):
             found.append(_pair(scale, started, folder / f"{number}", on_first=number % 2 == 0))
             say(f"repetition {number}: {found[-1].off:.1f} samples/s without, {found[-1].on:.1f} with exporters")
-        return _report(scale, found, _listening(experiment_of(scale), scale.rounds, folder / "events"))
+        heard = report_of_child(listened, experiment=experiment_of(scale), rounds=scale.rounds, folder=folder / "events")
+        return _report(scale, found, Listening(**heard))
 
 
 def ratio_of(pairs: Sequence[Pair]) -> tuple[float, list[float] | None]:
@@ -106,19 +116,6 @@ def _scraped(ports: Sequence[int]) -> Iterator[None]:
         thread.join()
     if missing:
         raise CommandError(f"{len(missing)} of {len(ports)} roles served no metrics")
-
-
-def _listening(experiment: Experiment, rounds: int, folder: Path) -> Listening:
-    children = Children()
-    reader, writer = Pipe(duplex=False)
-    children.start(listened, experiment=experiment, rounds=rounds, folder=folder, report=writer)
-    writer.close()
-    try:
-        return Listening(**json.loads(reader.recv_bytes()))
-    except EOFError:
-        raise CommandError("the embedded run failed; its message is above") from None
-    finally:
-        children.stop()
 
 
 def listened(experiment: Experiment, rounds: int, folder: Path, report: Connection) -> None:

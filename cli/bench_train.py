@@ -10,7 +10,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -132,18 +132,20 @@ def _repeat(scale: Scale, cores: int, started: Servers, folder: Path) -> Repetit
     experiment = experiment_of(scale)
     shapes = {(1, cores), (cores, 1)}  # processes, threads
     loops = {f"{p} x {t}": plain_rate(experiment, p, t, scale.seconds) for p, t in sorted(shapes)}
-    embedded = _window_of_child(experiment, scale.rounds, folder / "embedded")
+    window = Window(**report_of_child(embedded, experiment=experiment, rounds=scale.rounds, folder=folder / "embedded"))
     rabbitmq = rabbitmq_window(experiment, scale.rounds, folder / "rabbitmq", started)
-    return Repetition(max(loops.values()), embedded.rate, rabbitmq.rate, rabbitmq.bytes / rabbitmq.samples, loops)
+    return Repetition(max(loops.values()), window.rate, rabbitmq.rate, rabbitmq.bytes / rabbitmq.samples, loops)
 
 
-def _window_of_child(experiment: Experiment, rounds: int, folder: Path) -> Window:
+def report_of_child(run: Callable[..., None], **arguments: Any) -> dict[str, Any]:
+    """Have an embedded run in a process of its own; return what it sends to its ``report``. Raises CommandError if it fails."""
     children = Children()
     reader, writer = Pipe(duplex=False)
-    children.start(embedded, experiment=experiment, rounds=rounds, folder=folder, report=writer)
+    children.start(run, report=writer, **arguments)
     writer.close()
     try:
-        return Window(**json.loads(reader.recv_bytes()))
+        found: dict[str, Any] = json.loads(reader.recv_bytes())
+        return found
     except EOFError:
         raise CommandError("the embedded run failed; its message is above") from None
     finally:

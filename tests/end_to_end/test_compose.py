@@ -3,7 +3,6 @@
 import json
 import re
 import signal
-import time
 import urllib.parse
 import urllib.request
 from collections import Counter
@@ -17,7 +16,8 @@ from pika.exceptions import ChannelClosedByBroker, ProbableAuthenticationError
 
 from broker.events import RoundClosed
 from tests.compose import ROOT
-from tests.end_to_end.harness import PATIENCE, Node, one_line, summary
+from tests.end_to_end.harness import Node, one_line, summary
+from tests.end_to_end.scraping import wait_for
 from tests.end_to_end.stack import Stack
 from tests.services import installed
 
@@ -45,13 +45,6 @@ def asked(stack: Stack, promql: str) -> list[dict[str, Any]]:
     query = urllib.parse.urlencode({"query": promql})
     with urllib.request.urlopen(f"http://{address}/api/v1/query?{query}", timeout=30) as answer:
         return list(json.loads(answer.read())["data"]["result"])
-
-
-def wait_for(holds: Callable[[], bool], what: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not holds():
-        assert time.monotonic() < deadline, what()
-        time.sleep(0.2)
 
 
 def up(stack: Stack) -> dict[str, int]:
