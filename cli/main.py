@@ -1,5 +1,7 @@
 """The `splitee` command: parses, then calls the module that does the work. torch is imported there, not here."""
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -332,9 +334,15 @@ def reproduce(
     run(request=request, output=output or Path("runs") / f"reproduce-{scale}", jobs=jobs, dry_run=dry_run, json=json)
 
 
+@functools.cache
+def command_line() -> Callable[[], object]:
+    """Return the program: all commands and their options, built once a process."""
+    return typer.main.get_command(app)
+
+
 def main() -> None:
     """Run the command line."""
-    report_errors(app)
+    report_errors(command_line())
 
 
 if __name__ == "__main__":

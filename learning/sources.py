@@ -1,6 +1,7 @@
 """The data sets that can be named in an experiment, and how each is opened."""
 
 import difflib
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,17 +122,20 @@ def open_dataset(data: DataSettings, seed: int) -> Dataset:
     raise DataError(f"unknown data set {data.name!r}: {hint}There are {', '.join(NAMES)}")
 
 
-def _digits(data: DataSettings) -> Dataset:
+@functools.cache
+def _digits_in_parts() -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+    """Return the images and labels to train with and to test with; read once a process."""
     from sklearn.datasets import load_digits  # slow to import, and needed here only
     from sklearn.model_selection import train_test_split
 
     images, labels = load_digits(return_X_y=True)
     split = train_test_split(images, labels, test_size=_DIGITS_TEST, stratify=labels, random_state=0)
     train_x, test_x, train_y, test_y = (torch.from_numpy(part) for part in split)
-    train, test = (
-        Split(TensorSource(x.view(-1, 1, 8, 8).float() / 16, data.image_size), y.long())
-        for x, y in ((train_x, train_y), (test_x, test_y))
-    )
+    return (train_x.view(-1, 1, 8, 8).float() / 16, train_y.long()), (test_x.view(-1, 1, 8, 8).float() / 16, test_y.long())
+
+
+def _digits(data: DataSettings) -> Dataset:
+    train, test = (Split(TensorSource(images, data.image_size), labels) for images, labels in _digits_in_parts())
     side = data.image_size or 8
     return Dataset("digits", train, test, 10, (1, side, side), *normalisation(data.name, 1))
 

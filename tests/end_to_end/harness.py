@@ -50,14 +50,13 @@ precision = "float32"
 evaluate_every = 10
 [transport]
 wire_dtype = "float32"
-heartbeat_interval = 0.25
+heartbeat_interval = 1.0
 """
 
 Event = dict[str, Any]
 Arm = tuple[crash_points.Between, int]  # where a process kills itself, and at which passage
 _context = multiprocessing.get_context("forkserver")
-# Importing them takes seconds, in each process: this module itself, and what roles import when they need it.
-_context.set_forkserver_preload([__name__, "cli.train", "coordinator.store.redis", "sklearn.datasets", "sklearn.model_selection"])
+_context.set_forkserver_preload(["tests.end_to_end.preloaded"])
 
 
 @dataclasses.dataclass(frozen=True)
