@@ -20,12 +20,14 @@ def train(
     precision: Precision = "auto",
     repetitions: int | None = None,
     batches: int | None = None,
+    width: int | None = None,
     quick: bool = False,
     metrics: bool = False,
 ) -> None:
     """Measure samples a second and print them; None: as many as the scale says. metrics: with exporters against without."""
     scale = bench_train.QUICK if quick else bench_train.Scale()
-    scale = replace(scale, precision=precision, repetitions=repetitions or scale.repetitions, batches=batches or scale.batches)
+    given = {"repetitions": repetitions, "batches": batches, "width": width}
+    scale = replace(scale, precision=precision, **{name: value for name, value in given.items() if value is not None})
     if metrics:
         found = bench_metrics.measure_metrics(scale, broker, store, _say)
         _print(found, json, _metrics_table(found))

@@ -17,6 +17,7 @@ def bench_train(
     precision: Annotated[Precision, typer.Option(help="Arithmetic of all that is compared.")] = "auto",
     repetitions: Annotated[int | None, typer.Option(min=1, metavar="N", help="Measurements of each; default 5.")] = None,
     batches: Annotated[int | None, typer.Option(min=1, metavar="N", help="Batches of a client in a round; default 10.")] = None,
+    width: Annotated[int | None, typer.Option(min=1, metavar="N", help="Width of the network; default 64.")] = None,
     metrics: Annotated[
         Literal["on", "off"], typer.Option(help="on: over RabbitMQ and Redis, with exporters in all roles against without.")
     ] = "off",
@@ -32,6 +33,7 @@ def bench_train(
         precision=precision,
         repetitions=repetitions,
         batches=batches,
+        width=width,
         quick=quick,
         metrics=metrics == "on",
     )

@@ -43,7 +43,9 @@ class ServerNotInstalled(PrivateServerError):
 
 
 @dataclass(frozen=True)
-class _Launch:
+class Launch:
+    """How a server is started, and how it is seen to be ready."""
+
     name: str
     command: Sequence[str]
     environment: Mapping[str, str]
@@ -60,7 +62,7 @@ class PrivateServer:
     of its own exporter for Prometheus, if it has one.
     """
 
-    def __init__(self, url: str, launch: _Launch, metrics: str = "") -> None:
+    def __init__(self, url: str, launch: Launch, metrics: str = "") -> None:
         self.url = url
         self.metrics = metrics
         self.environment = launch.environment
@@ -155,8 +157,8 @@ def start_redis(folder: Path, *, appendfsync: Literal["everysec", "always"] | No
         # Checkpoints replace most of the data all the time: rewriting the file at 64 MiB, compressed, cost more than all else.
         "--auto-aof-rewrite-min-size", "4gb", "--rdbcompression", "no",
     ]  # fmt: skip
-    launch = _Launch("Redis", command, dict(os.environ), folder / "redis.log", port, b"PING\r\n", b"+PONG")
-    with _ended_on_sigterm():
+    launch = Launch("Redis", command, dict(os.environ), folder / "redis.log", port, b"PING\r\n", b"+PONG")
+    with ended_on_sigterm():
         server = PrivateServer(f"redis://{HOST}:{port}", launch)
         try:
             yield server
@@ -175,13 +177,14 @@ def start_rabbitmq(folder: Path, *, exporter: bool = False) -> Iterator[PrivateS
     script = str(_DEBIAN_SCRIPT) if _DEBIAN_SCRIPT.exists() else _program("rabbitmq-server")
     user, password = "splitee", secrets.token_hex(16)
     port, nodes_port, names_port, metrics_port = free_ports(4)
-    config = _RABBITMQ_CONFIG.format(user=user, password=password, host=HOST, exporter=metrics_port)
-    (folder / "advanced.config").write_text(config)
+    config = folder / "advanced.config"
+    config.write_text(_RABBITMQ_CONFIG.format(user=user, password=password, host=HOST, exporter=metrics_port))
     (folder / "rabbitmq-env.conf").touch()
     (folder / "enabled_plugins").write_text("[rabbitmq_prometheus]." if exporter else "[].")
-    environment = _rabbitmq_environment(folder, port, nodes_port, names_port)
-    launch = _Launch("RabbitMQ", [script], environment, folder / "rabbitmq.log", port, b"AMQP\x00\x00\x09\x01", b"\x01\x00\x00")
-    with _ended_on_sigterm(), _names_daemon(environment, names_port):
+    environment = rabbitmq_environment(folder, port, nodes_port, names_port)
+    environment |= {"RABBITMQ_CONFIG_FILE": str(folder / "none.conf"), "RABBITMQ_ADVANCED_CONFIG_FILE": str(config)}
+    launch = Launch("RabbitMQ", [script], environment, folder / "rabbitmq.log", port, b"AMQP\x00\x00\x09\x01", b"\x01\x00\x00")
+    with ended_on_sigterm(), names_daemon(environment, names_port):
         server = PrivateServer(f"amqp://{user}:{password}@{HOST}:{port}/", launch, f"{HOST}:{metrics_port}" if exporter else "")
         try:
             yield server
@@ -189,7 +192,8 @@ def start_rabbitmq(folder: Path, *, exporter: bool = False) -> Iterator[PrivateS
             server.stop()
 
 
-def _rabbitmq_environment(folder: Path, port: int, nodes_port: int, names_port: int) -> dict[str, str]:
+def rabbitmq_environment(folder: Path, port: int, nodes_port: int, names_port: int) -> dict[str, str]:
+    """Return the variables of a RabbitMQ node of this user, with its data and log in a folder; not where its configuration is."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RABBITMQ_", "ERL_"))}
     return inherited | {
         "HOME": str(folder),  # of the Erlang cookie
@@ -202,8 +206,6 @@ def _rabbitmq_environment(folder: Path, port: int, nodes_port: int, names_port: 
         "RABBITMQ_MNESIA_BASE": str(folder / "mnesia"),
         "RABBITMQ_GENERATED_CONFIG_DIR": str(folder / "config"),
         "RABBITMQ_SCHEMA_DIR": str(folder / "schema"),
-        "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),  # there is none
-        "RABBITMQ_ADVANCED_CONFIG_FILE": str(folder / "advanced.config"),
         "RABBITMQ_CONF_ENV_FILE": str(folder / "rabbitmq-env.conf"),
         "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "enabled_plugins"),
         "RABBITMQ_LOG_BASE": str(folder),
@@ -213,7 +215,7 @@ def _rabbitmq_environment(folder: Path, port: int, nodes_port: int, names_port: 
 
 
 @contextlib.contextmanager
-def _names_daemon(environment: Mapping[str, str], port: int) -> Iterator[None]:
+def names_daemon(environment: Mapping[str, str], port: int) -> Iterator[None]:
     """Run Erlang's name server on a port of its own; a node would start one and leave it behind."""
     command = [_program("epmd", "erlang-base"), "-port", str(port), "-address", HOST]
     nowhere = subprocess.DEVNULL
@@ -226,7 +228,7 @@ def _names_daemon(environment: Mapping[str, str], port: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _ended_on_sigterm() -> Iterator[None]:
+def ended_on_sigterm() -> Iterator[None]:
     """Let SIGTERM unwind this block, where it would end the process and leave its servers behind."""
 
     def leave(number: int, _frame: FrameType | None) -> None:
@@ -267,7 +269,7 @@ def free_ports(count: int) -> list[int]:
     raise PrivateServerError(f"no {count} free ports among 200 tried in {_PORTS.start}..{_PORTS.stop - 1}")
 
 
-def _answers(launch: _Launch) -> bool:
+def _answers(launch: Launch) -> bool:
     try:
         with socket.create_connection((HOST, launch.port), timeout=5.0) as connection:
             connection.sendall(launch.greeting)

@@ -23,6 +23,7 @@ from coordinator.results import Results
 from coordinator.rounds import Rounds
 from coordinator.store.interface import Lease, Store
 from coordinator.store.lasting import Lasting
+from coordinator.store.leader_ledger import LeaderLedger
 from coordinator.store.lease_keeper import LeaseKeeper
 from coordinator.store.ledger import Kept, Ledger
 from coordinator.store.records import LEADER, RoundRecord, RunRecord, RunState
@@ -125,21 +126,22 @@ class Coordinator:
 
     def _lead(self, lease: Lease, keeper: LeaseKeeper) -> None:
         """Lead until the run is over, another coordinator takes over, or this one is asked to stop."""
-        self._rounds = Rounds(self._ledger, self._experiment, self._network, lease)
-        self._members = Membership(self._ledger, self._experiment, self._record, self._network, lease, self._emit)
-        self._deadlines = Deadlines(self._ledger, self._experiment.clients.round_timeout, self._members.confirmed)
-        self._results = Results(self._output, self._ledger, self._experiment, self._emit)
+        self._leading = ledger = LeaderLedger(self._ledger.store)
+        self._rounds = Rounds(ledger, self._experiment, self._network, lease)
+        self._members = Membership(ledger, self._experiment, self._record, self._network, lease, self._emit)
+        self._deadlines = Deadlines(ledger, self._experiment.clients.round_timeout, self._members.confirmed)
+        self._results = Results(self._output, ledger, self._experiment, self._emit)
         self._told = None  # the summary is written, and said, by whoever leads last
         self._reception = Reception(
             self._record.name,
             self._experiment.transport,
             self._members,
-            self._ledger,
+            ledger,
             self._transport,
             self._mailbox,
             self._emit,
         )
-        self._reporter = Reporter(self._ledger, self._members, self._reception, self._emit)
+        self._reporter = Reporter(ledger, self._members, self._reception, self._emit)
         try:
             self._continuity.check(self._record, lease)
             self._go_on()
@@ -160,13 +162,13 @@ class Coordinator:
 
     def _go_on(self) -> None:
         """A run that failed, for want of clients, is taken up again where it was."""
-        state = self._ledger.state()
+        state = self._leading.state()
         if state.record.phase == "failed":
             phase = "training" if state.record.round else "waiting"
-            self._ledger.lead(self._rounds.leader, [state.change(state.record.model_copy(update={"phase": phase, "reason": ""}))])
+            self._leading.lead(self._rounds.leader, [state.change(state.record.model_copy(update={"phase": phase, "reason": ""}))])
 
     def _announce(self) -> None:
-        state = self._ledger.state().record
+        state = self._leading.state().record
         self._emit(
             RunStarted(
                 run=self._record.name,
@@ -180,10 +182,11 @@ class Coordinator:
     def _turn(self) -> bool:
         """Look at the run and do what is due; return whether it is over."""
         try:
+            self._leading.look_anew()
             self._mailbox.handle(TICK)
             self._reception.turn()
             self._reporter.look(self._quorum.lacks)
-            state = self._ledger.state()
+            state = self._leading.state()
             self._continuity.see(state.record)
             self._results.write(state.record)
             if state.record.phase == "finished":
@@ -191,7 +194,7 @@ class Coordinator:
             self._drop_silent()
             self._step(state)
         except MissingBlob as error:
-            if self._ledger.store.renew(self._rounds.leader):
+            if self._leading.store.renew(self._rounds.leader):
                 raise
             raise LeaseLost(str(error)) from None  # the store has lost what was being written when it went down
         except (StoreUnavailable, BrokerUnavailable) as error:
@@ -205,7 +208,7 @@ class Coordinator:
             else:
                 self._open(state)
             return
-        kept = self._ledger.round(state.record.round)
+        kept = self._leading.round(state.record.round)
         if kept is None and self._ledger.state() == state:  # else the store was started again between the two, and lost both
             raise RunFailed(f"round {state.record.round} is gone from the store")
         if kept is None:
@@ -213,15 +216,15 @@ class Coordinator:
         if kept.record.phase == "open":
             self._drop_overdue(kept.record)
             self._reporter.turn(kept.record)
-            if not self._ledger.unfinished(kept.record):
-                self._ledger.freeze(self._rounds.leader, kept)
+            if not self._leading.unfinished(kept.record):
+                self._leading.freeze(self._rounds.leader, kept)
                 crash_point(Between.FREEZE_AND_AVERAGE)
                 self._mailbox.post(lambda: None)  # averaging need not wait for the next tick
         elif kept.record.phase == "frozen":
             self._close(state, kept)
 
     def _open(self, state: Kept[RunState]) -> None:
-        roster = self._ledger.roster()
+        roster = self._leading.roster()
         if not self._quorum.holds(roster.record, first=state.record.closed == 0):
             if self._quorum.why_not:
                 self._fail(self._quorum.why_not)
@@ -239,7 +242,7 @@ class Coordinator:
         if closed is None:
             return
         self._continuity.see(state.record.model_copy(update={"closed": closed.round}))
-        self._ledger.store.save()
+        self._leading.store.save()
         crash_point(Between.CLOSE_AND_TARGETS)
         tallies = closed.tallies
         self._emit(
@@ -252,16 +255,16 @@ class Coordinator:
                 client_loss=tallies.client_loss,
             )
         )
-        state = self._ledger.state()
+        state = self._leading.state()
         if closed.round < self._experiment.training.rounds:
             self._open(state)
         else:
             self._reception.tell_everyone()
 
     def _fail(self, reason: str) -> None:
-        state = self._ledger.state()
+        state = self._leading.state()
         failed = state.record.model_copy(update={"phase": "failed", "reason": reason})
-        self._ledger.lead(self._rounds.leader, [state.change(failed)])
+        self._leading.lead(self._rounds.leader, [state.change(failed)])
         crash_point(Between.FAILURE_AND_TARGETS)
         self._reception.tell_everyone()
         raise RunFailed(f"run {self._record.name!r}: {reason}")
@@ -270,7 +273,7 @@ class Coordinator:
         """End the run when every client still there has reported its scores of the last round."""
         if not self._results.scored(state.record.closed):
             return
-        self._ledger.lead(self._rounds.leader, [state.change(state.record.model_copy(update={"phase": "finished"}))])
+        self._leading.lead(self._rounds.leader, [state.change(state.record.model_copy(update={"phase": "finished"}))])
         crash_point(Between.FINISH_AND_RESULTS)
 
     def _drop_silent(self) -> None:
@@ -288,7 +291,7 @@ class Coordinator:
         self._members.over = True
         if self._told is None:
             self._results.write_all(state.record)
-            self._ledger.store.save()
+            self._leading.store.save()
             crash_point(Between.RESULTS_AND_TARGETS)
             self._reception.tell_everyone()
             self._told = time.monotonic()
@@ -298,6 +301,6 @@ class Coordinator:
         crash_point(Between.TARGETS_AND_REMOVAL)
         self._reception.remove_queues()
         crash_point(Between.REMOVAL_AND_OVER)
-        self._ledger.lead(self._rounds.leader, [state.change(state.record.model_copy(update={"over": True}))])
-        self._ledger.store.save()
+        self._leading.lead(self._rounds.leader, [state.change(state.record.model_copy(update={"over": True}))])
+        self._leading.store.save()
         return True

@@ -85,7 +85,7 @@ class Rounds:
         """
         number = kept.record.round
         previous = self.ledger.version(number - 1)
-        if previous is None and self.ledger.state() != state:  # the store was started again in between, and has lost both
+        if previous is None and Ledger(self.ledger.store).state() != state:  # the store was started again meanwhile, and lost both
             return None
         if previous is None:
             raise RunFailed(f"version {number - 1} of the layers is gone from the store; round {number} cannot be averaged")

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from broker.codec import first_fault
 from coordinator.errors import DamagedDocument, LeaseLost, RunConflict, StoreError
-from coordinator.store.interface import BlobRef, Lease, Outcome, Store, Write
+from coordinator.store.interface import BlobRef, Document, Lease, Outcome, Store, Write
 from coordinator.store.records import (
     ROSTER,
     RUN,
@@ -70,7 +70,7 @@ class Ledger:
 
     def run(self) -> RunRecord | None:
         """Return what the run is, None if there is none of that name."""
-        kept = self._read(RUN, RunRecord)
+        kept = self._find(RUN, RunRecord)
         return kept.record if kept else None
 
     def create_run(self, record: RunRecord) -> RunRecord:
@@ -90,38 +90,38 @@ class Ledger:
 
     def state(self) -> Kept[RunState]:
         """Return where the run is."""
-        return self._read(STATE, RunState) or Kept(STATE, RunState(), None)
+        return self._find(STATE, RunState) or Kept(STATE, RunState(), None)
 
     def roster(self) -> Kept[Roster]:
         """Return the clients."""
-        return self._read(ROSTER, Roster) or Kept(ROSTER, Roster(), None)
+        return self._find(ROSTER, Roster) or Kept(ROSTER, Roster(), None)
 
     def round(self, round: int) -> Kept[RoundRecord] | None:
         """Return a round, None if it was never opened."""
-        return self._read(round_key(round), RoundRecord, round=round)
+        return self._find(round_key(round), RoundRecord, round=round)
 
     def version(self, round: int) -> Kept[VersionRecord] | None:
         """Return the layers after a round, None if it is not closed yet or no longer kept."""
-        return self._read(version_key(round), VersionRecord, round=round)
+        return self._find(version_key(round), VersionRecord, round=round)
 
     def scores(self, round: int) -> Kept[Scores]:
         """Return the scores of a round."""
-        return self._read(scores_key(round), Scores, round=round) or Kept(scores_key(round), Scores(round=round), None)
+        return self._find(scores_key(round), Scores, round=round) or Kept(scores_key(round), Scores(round=round), None)
 
     def sight(self) -> Kept[Sight] | None:
         """Return what a coordinator has last seen, None if none has looked yet."""
-        return self._read(SIGHT, Sight)
+        return self._find(SIGHT, Sight)
 
     def stream(self, round: int, stream: str) -> Kept[StreamRecord] | None:
         """Return one stream of a round, None if it was never checkpointed."""
-        return self._read(stream_key(round, stream), StreamRecord, round=round, stream=stream)
+        return self._find(stream_key(round, stream), StreamRecord, round=round, stream=stream)
 
     def streams(self, round: RoundRecord) -> dict[str, Kept[StreamRecord]]:
         """Return the streams of a round that have been checkpointed or committed."""
         keys = [stream_key(round.round, plan.id) for plan in round.streams]
-        documents = self.store.read(keys)
+        documents = self._read(keys)
         return {
-            plan.id: Kept(key, _parse(StreamRecord, key, document.value, round=round.round, stream=plan.id), document.version)
+            plan.id: Kept(key, self._parse(StreamRecord, key, document, round=round.round, stream=plan.id), document.version)
             for plan, key, document in zip(round.streams, keys, documents, strict=True)
             if document
         }
@@ -175,9 +175,29 @@ class Ledger:
         frozen = kept.record.model_copy(update={"phase": "frozen", "frozen": committed})
         return self.lead(leader, [kept.change(frozen)], bump=unfinished)
 
-    def _read(self, key: str, kind: type[R], **place: object) -> Kept[R] | None:
-        document = self.store.read([key])[0]
-        return Kept(key, _parse(kind, key, document.value, **place), document.version) if document else None
+    def _find(self, key: str, kind: type[R], **place: object) -> Kept[R] | None:
+        (document,) = self._read([key])
+        return Kept(key, self._parse(kind, key, document, **place), document.version) if document else None
+
+    def _read(self, keys: Sequence[str]) -> list[Document | None]:
+        return self.store.read(keys)
+
+    def _parse(self, kind: type[R], key: str, document: Document, **place: object) -> R:
+        """Return the record in a document. place: fields that follow from its key."""
+        try:
+            if len(document.value) > MOST_DOCUMENT_BYTES:
+                raise DamagedDocument(
+                    f"document {key} in the store is damaged: {len(document.value)} bytes, at most {MOST_DOCUMENT_BYTES}"
+                )
+            record = kind.model_validate_json(document.value)
+        except ValidationError as error:
+            raise DamagedDocument(f"document {key} in the store is damaged: {first_fault(error)}") from None
+        for name, own in place.items():
+            if getattr(record, name) != own:
+                raise DamagedDocument(
+                    f"document {key} in the store is damaged: {name}: {getattr(record, name)} does not belong there"
+                )
+        return record
 
 
 def named_layer(layers: Layers, number: int, key: str) -> BlobRef:
@@ -185,17 +205,3 @@ def named_layer(layers: Layers, number: int, key: str) -> BlobRef:
     if number not in layers:
         raise DamagedDocument(f"document {key} in the store is damaged: it names no layer {number}")
     return layers[number]
-
-
-def _parse(kind: type[R], key: str, value: bytes, **place: object) -> R:
-    """Return the record in a document. place: fields that follow from its key."""
-    try:
-        if len(value) > MOST_DOCUMENT_BYTES:
-            raise DamagedDocument(f"document {key} in the store is damaged: {len(value)} bytes, at most {MOST_DOCUMENT_BYTES}")
-        record = kind.model_validate_json(value)
-    except ValidationError as error:
-        raise DamagedDocument(f"document {key} in the store is damaged: {first_fault(error)}") from None
-    for name, own in place.items():
-        if getattr(record, name) != own:
-            raise DamagedDocument(f"document {key} in the store is damaged: {name}: {getattr(record, name)} does not belong there")
-    return record

@@ -77,7 +77,7 @@ class Stack:
             self.instances[service.name] = [Instance(service, root, _ports(service)) for root in roots]
 
     def __enter__(self) -> "Stack":
-        self._exit.enter_context(private_servers._ended_on_sigterm())
+        self._exit.enter_context(private_servers.ended_on_sigterm())
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -202,7 +202,7 @@ class Stack:
             if image == "rabbitmq":
                 assert not words, "the image has its command"
                 words, environment = [str(RABBITMQ / "rabbitmq-server")], self._rabbitmq_environment(instance)
-                stack.enter_context(private_servers._names_daemon(environment, int(environment["ERL_EPMD_PORT"])))
+                stack.enter_context(private_servers.names_daemon(environment, int(environment["ERL_EPMD_PORT"])))
                 greeting, answer = b"AMQP\x00\x00\x09\x01", b"\x01\x00\x00"
             elif image == "redis":
                 words += ["--port", str(port), "--bind", "127.0.0.1"]
@@ -211,7 +211,7 @@ class Stack:
             if shutil.which(words[0]) is None:
                 raise ServerNotInstalled(f"{words[0]} is not installed")
             log = self._folder / f"{instance.root.name}.log"
-            launch = private_servers._Launch(image, words, environment, log, port, greeting, answer)
+            launch = private_servers.Launch(image, words, environment, log, port, greeting, answer)
             server = private_servers.PrivateServer(f"127.0.0.1:{port}", launch)
             stack.callback(server.stop)
             yield server
@@ -221,7 +221,7 @@ class Stack:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "rabbitmq-env.conf").touch()
         port, _, nodes_port, names_port = instance.ports.values()
-        made = private_servers._rabbitmq_environment(folder, port, nodes_port, names_port)
+        made = private_servers.rabbitmq_environment(folder, port, nodes_port, names_port)
         return made | {
             "RABBITMQ_CONFIG_FILE": instance.path("/etc/rabbitmq/rabbitmq.conf"),  # where the image looks
             "RABBITMQ_ENABLED_PLUGINS_FILE": instance.path("/etc/rabbitmq/enabled_plugins"),

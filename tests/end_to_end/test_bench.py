@@ -39,7 +39,6 @@ def test_train(rabbitmq_url: str, redis_url: str, capsys: pytest.CaptureFixture[
     assert found["machine"]["torch"]
 
 
-@pytest.mark.soak
 def test_train_with_exporters(rabbitmq_url: str, redis_url: str, capsys: pytest.CaptureFixture[str]) -> None:
     bench.train(json=True, broker=rabbitmq_url, store=redis_url, quick=True, metrics=True)
     found = measured(capsys)

@@ -122,7 +122,6 @@ def check_a_port_in_use_is_said(stack: Stack, folder: Path) -> None:
 
 
 @pytest.mark.timeout(900)  # fifteen processes of its own, and three servers
-@pytest.mark.soak
 def test_the_stack(stack: Stack, tmp_path: Path) -> None:
     start_healthy(stack, "rabbitmq")
     start_healthy(stack, "redis")

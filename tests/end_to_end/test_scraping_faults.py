@@ -161,7 +161,6 @@ def pause(scene: Scene, coordinator: Node, rabbitmq: PrivateServer, store: Priva
     rabbitmqctl(rabbitmq, "set_vm_memory_high_watermark", "0.4")
 
 
-@pytest.mark.soak
 def test_every_fault_is_seen(
     scene: Scene, transport: RabbitTransport, exporting_rabbitmq: PrivateServer, redis_server: PrivateServer
 ) -> None:
