@@ -54,6 +54,7 @@ class Coordinator:
         self._emit = emit
         self._stop = threading.Event()
         self._mailbox = Mailbox()
+        self._stands_by = False  # as has been said
         self._seen_going = False  # whether this coordinator has seen the run before it failed
         self._quorum = Quorum(experiment.clients, emit)
         self._told: float | None = None  # time.monotonic at which clients were told of the end
@@ -119,8 +120,10 @@ class Coordinator:
     def _acquire(self) -> Lease | None:
         ttl = self._experiment.transport.lease_seconds
         lease = self._ledger.store.acquire(LEADER, secrets.token_hex(8), "coordinator", ttl)
-        if lease is None:
+        if lease is None and not self._stands_by:
             self._emit(Waiting(role="coordinator", what="the coordinator that leads this run"))
+        self._stands_by = lease is None
+        if lease is None:
             self._stop.wait(ttl / 3)
         return lease
 

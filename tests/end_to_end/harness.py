@@ -103,17 +103,21 @@ def final_layers(output: Path) -> dict[str, State]:
 class Node:
     """A ``splitee`` command as a process of its own. Everything that its roles say is heard here as it is said.
 
-    arm: the crash point at which it kills itself. log: file of its stderr, JSON of roles. environment: variables of its own.
+    arm: the crash point at which it kills itself. log: file of its stderr, JSON of roles. cwd: folder that it works in.
+    environment: variables of its own.
     """
 
-    def __init__(self, arguments: list[str], log: Path, arm: Arm | None = None, **environment: str) -> None:
+    def __init__(
+        self, arguments: list[str], log: Path, arm: Arm | None = None, cwd: Path | None = None, **environment: str
+    ) -> None:
         self.log = log
         self.heard: list[Event] = []
         self.times: list[float] = []  # time.monotonic at which each was heard
         self._changed = threading.Condition()
         self._ended = False
         receiving, sending = _context.Pipe(duplex=False)
-        self.process = _context.Process(target=_splitee, args=(arguments, str(log), sending, arm, environment), daemon=False)
+        how = (arguments, str(log), sending, arm, cwd or Path.cwd(), environment)
+        self.process = _context.Process(target=_splitee, args=how, daemon=False)
         self.process.start()
         sending.close()
         threading.Thread(target=self._listen, args=(receiving,), daemon=True).start()
@@ -278,9 +282,10 @@ class _Killer:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _splitee(arguments: list[str], log: str, channel: Connection, arm: Arm | None, environment: dict[str, str]) -> None:
+def _splitee(arguments: list[str], log: str, channel: Connection, arm: Arm | None, cwd: Path, environment: dict[str, str]) -> None:
     """Be the ``splitee`` command, with its output in a file and its roles' events on a channel too."""
     os.environ.update(environment)
+    os.chdir(cwd)
     with Path(log).open("ab") as err, _stdout_of(Path(log)).open("ab") as out:
         os.dup2(out.fileno(), 1)
         os.dup2(err.fileno(), 2)

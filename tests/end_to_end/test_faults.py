@@ -101,6 +101,7 @@ def test_a_stand_by_takes_over(deploy: Deploy, undisturbed: Undisturbed) -> None
     leader.kill()
     assert not leader.all(RoundClosed)
     assert stand_by.wait_for(RunStarted)["resumed_at"] == 1
+    assert len([event for event in stand_by.all(Waiting) if "leads this run" in event["what"]]) == 1
     check_end(deployment, undisturbed(*SMALL))
 
 

@@ -1,9 +1,8 @@
 """`splitee profile` on tiny networks: every cut is there, figures agree, mistakes are one line. No timing is judged."""
 
 import json
-import os
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 
 from cli.errors import report_errors
 from cli.main import app
+from tests.end_to_end.harness import Node
 
 ROOT = Path(__file__).parents[2]
 MODELS = """\
@@ -110,12 +110,13 @@ def test_every_cut_of_a_network_whose_data_are_not_here(capfd: pytest.CaptureFix
     assert found["machine"]["torch"]
 
 
-def test_what_a_model_prints_does_not_come_between_the_figures() -> None:
-    command = [sys.executable, "-m", "cli.main", "profile", *f"{OWN}:three --max-step-ms 1e9 --max-mbps 1e9 --json".split()]
-    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout)["recommendation"] == 2
-    assert {"when built", "in training"} <= set(done.stderr.splitlines())
-    assert "models_to_profile:three: cuts 1 to 2" in done.stderr
+def test_what_a_model_prints_does_not_come_between_the_figures(command: Callable[..., Node]) -> None:
+    node = command("profile", *f"{OWN}:three --max-step-ms 1e9 --max-mbps 1e9 --json --output figures.json".split())
+    assert node.wait() == 0, node.text()
+    said = node.log.read_text()
+    assert json.loads(node.text().removeprefix(said)) == json.loads(Path("figures.json").read_text())
+    assert {"when built", "in training"} <= set(said.splitlines())
+    assert "models_to_profile:three: cuts 1 to 2" in said
 
 
 def test_the_deepest_cut_within_a_budget_is_recommended(capfd: pytest.CaptureFixture[str]) -> None:

@@ -80,21 +80,10 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
 
 
-def run(command: str, folder: Path, program: str = "splitee") -> None:
+def run(command: str, folder: Path) -> None:
     """Run a command in a folder as a process of its own."""
-    words = command.split()
-    assert words[0] == program
-    start = [sys.executable, "-m", "cli.main"] if program == "splitee" else [program]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("SPLITEE_", "MAKE"))}
-    done = subprocess.run(
-        [*start, *words[1:]],
-        cwd=folder,
-        env={**environment, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
+    done = subprocess.run(command.split(), cwd=folder, env=environment, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -134,7 +123,7 @@ def test_every_link_leads_somewhere() -> None:
 
 def test_make(tmp_path: Path) -> None:
     """This very run may be that of ``make test``; ``make train`` is run with what is installed."""
-    run("make -n test", ROOT, "make")
+    run("make -n test", ROOT)
     arguments = ["ARGS=" + SMALL + f" --output {tmp_path}", f"VENV={sys.prefix}", f"--old-file={sys.prefix}/.installed"]
     if not (Path(sys.prefix) / "bin" / "splitee").exists():
         pytest.skip("the package is not installed where these tests run")
@@ -143,9 +132,16 @@ def test_make(tmp_path: Path) -> None:
     assert summary(tmp_path)["clients"] == 12
 
 
-def test_commands_in_one_process_and_what_they_leave_behind(command: Callable[..., Node], tmp_path: Path) -> None:
+def test_commands_in_one_process_and_what_they_leave_behind(
+    command: Callable[..., Node], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def splitee(line: str) -> None:
+        node = command(*line.split()[1:], cwd=tmp_path)
+        assert node.wait() == 0, node.text()
+
+    monkeypatch.chdir(tmp_path)
     for line in HERE:
-        run(line + (f" {SMALL}" if " train " in line else ""), tmp_path)
+        splitee(line + (f" {SMALL}" if " train " in line else ""))
     found = summary(tmp_path / "runs" / "quick")
     table = README[README.index("key of `summary.json`") :]
     assert found.keys() == set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\|(.*?)\|", table, flags=re.MULTILINE)))) - {"summary"}
@@ -155,14 +151,11 @@ def test_commands_in_one_process_and_what_they_leave_behind(command: Callable[..
     (tmp_path / "runs" / "quick").rename(tmp_path / "runs" / "digits")
     layers = "set(last) == {'2.weight', '2.bias'} and 'layer3.conv1.weight' in half and 'exit.2.weight' in half"
     for block, holds in zip(blocks("python"), ("len(found) == 4", layers), strict=True):
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        subprocess.run([sys.executable, "-c", f"{block}\nassert {holds}"], cwd=tmp_path, env=environment, check=True)
+        exec(f"{block}\nassert {holds}", {})
     (tmp_path / "images").mkdir()
     save_image(torch.rand(1, 8, 8), tmp_path / "images" / "one.png")
     for line in ANSWERS:
-        words = [str(tmp_path / word) if word in ("runs/digits", "images") else word for word in line.split()[1:]]
-        node = command(*words)
-        assert node.wait() == 0, node.text()
+        splitee(line)
 
 
 def test_the_paper_s_experiments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,11 +171,12 @@ def test_the_paper_s_experiments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert {"table.md", "results.json", "accuracy.png"} <= {path.name for path in folder.iterdir()}
 
 
-def test_with_docker(tmp_path: Path) -> None:
+def test_with_docker(command: Callable[..., Node], tmp_path: Path) -> None:
     """Without Docker: the image is the one that services have, and its entrypoint does what the README has it do."""
     image = "hetero-splitee:cpu"
     shutil.copy(ROOT / "docker-compose.yml", tmp_path)
-    run(DOCKER[1].replace(DOCKER[1].partition(image)[0] + image, "splitee"), tmp_path)
+    node = command(*DOCKER[1].partition(image)[2].split(), cwd=tmp_path)
+    assert node.wait() == 0, node.text()
     stack = services(tmp_path, environment_file((tmp_path / ".env").read_text()))
     assert DOCKER[0].split() == ["docker", "build", "--tag", stack["coordinator"].image, stack["coordinator"].raw["build"]]
     assert {stack["server"].image, stack["client-12"].image} == {image}
@@ -193,8 +187,10 @@ def test_with_docker(tmp_path: Path) -> None:
     assert "SPLITEE_STORE_URL" in stack[DOCKER[3].split()[3]].environment
 
 
-def test_which_cut_suits_a_device() -> None:
-    run(PROFILE.replace(" --max-memory-mb 200 --max-mbps 20", f" --batches 1 --max-mbps 1e6 {SMALL}"), ROOT)
+def test_which_cut_suits_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    words = PROFILE.replace(" --max-memory-mb 200 --max-mbps 20", f" --batches 1 --max-mbps 1e6 {SMALL}").split()
+    report_errors(lambda: app(words[1:], standalone_mode=False))
 
 
 def test_the_experiment_that_downloads_is_one() -> None:
