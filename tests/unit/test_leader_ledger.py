@@ -4,7 +4,12 @@ from collections.abc import Sequence
 
 import pytest
 
+from broker.events import ignore
+from broker.messages import Heartbeat, Join, Target, Welcome
 from coordinator.errors import LeaseLost, StoreUnavailable
+from coordinator.experiment import Experiment
+from coordinator.membership import Membership
+from coordinator.rounds import Rounds
 from coordinator.store.interface import Document, Lease
 from coordinator.store.leader_ledger import LeaderLedger
 from coordinator.store.ledger import Kept, Ledger
@@ -14,11 +19,14 @@ from coordinator.store.records import (
     ClientRecord,
     Roster,
     RoundRecord,
+    RunRecord,
     StreamClient,
     StreamPlan,
     StreamRecord,
     round_key,
 )
+from learning.layers import build_network
+from learning.settings import ModelSettings
 
 
 class CountedStore(MemoryStore):
@@ -136,3 +144,30 @@ def test_after_a_lost_lease_or_an_absent_store_everything_is_read(store: Counted
         ledger.roster()
     store.away = False
     assert ledger.roster() == kept
+
+
+def test_all_heartbeats_of_a_turn_cost_one_look(store: CountedStore, lease: Lease) -> None:
+    names = [f"client-{number:02}" for number in range(1, 51)]
+    experiment = Experiment.model_validate({"name": "run", "clients": {"count": len(names), "cuts": [3]}})
+    record = RunRecord(
+        name="run", experiment=experiment.to_json(), fingerprint="f", sample_shape=(1, 8, 8), classes=10, versions={}
+    )
+    network = build_network(ModelSettings(width=4), (1, 8, 8), 10, seed=0)
+    ledger = LeaderLedger(store)
+    members = Membership(ledger, experiment, record, network, lease, ignore)
+    for name in names:
+        assert isinstance(members.join(Join(client=name, cut=3, incarnation=None, process="p", samples=None)), Welcome)
+    assert Rounds(ledger, experiment, network, lease).open(ledger.state(), ledger.roster())
+
+    def turn() -> list[set[str]]:
+        """Hear every client once; return what was read in which call."""
+        store.calls.clear()
+        ledger.look_anew()
+        for name in names:
+            beat = Heartbeat(client=name, incarnation=1, process="p", round=1, confirmed=0, samples=0, bytes=0, loss=0.0, scores=())
+            assert isinstance(members.hear(beat), Target)
+        return store.calls
+
+    turn()
+    (read,) = turn()
+    assert read == {"roster", "state", "round/000001", *(f"stream/000001/{name}" for name in names)}
