@@ -35,7 +35,7 @@ check: $(INSTALLED)
 	$(BIN)/lint-imports --no-logo
 
 test: $(INSTALLED) services browser
-	$(BIN)/pytest -n 5 --maxschedchunk 1 $(ARGS)
+	$(BIN)/pytest -n 5 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 chaos: $(INSTALLED) services
 	$(BIN)/python -m tests.chaos $(ARGS)
