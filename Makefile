@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 ARGS ?=
 
-.PHONY: help setup services browser train check test soak chaos fuzz bench docs
+.PHONY: help setup services browser train check lint types imports test soak chaos fuzz bench docs
 
 help:
 	@echo "make train   train the digits experiment in this one process (ARGS='--set training.rounds=3')"
@@ -28,14 +28,20 @@ train: $(INSTALLED)
 	@echo "Training experiments/digits.toml: 12 clients, server workers and coordinator in one process; results in runs/digits."
 	@$(BIN)/splitee train $(ARGS)
 
-check: $(INSTALLED)
+check: lint types imports
+
+lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(INSTALLED)
 	$(BIN)/mypy
+
+imports: $(INSTALLED)
 	$(BIN)/lint-imports --no-logo
 
 test: $(INSTALLED) services browser
-	$(BIN)/pytest -n 5 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 chaos: $(INSTALLED) services
 	$(BIN)/python -m tests.chaos $(ARGS)
