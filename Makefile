@@ -47,7 +47,7 @@ chaos: $(INSTALLED) services
 	$(BIN)/python -m tests.chaos $(ARGS)
 
 soak: $(INSTALLED) services
-	$(BIN)/pytest -m soak -s $(ARGS) tests
+	$(BIN)/pytest -m soak -s $(ARGS) tests/soak
 
 fuzz: $(INSTALLED)
 	$(BIN)/python -m tests.fuzz.run $(ARGS)

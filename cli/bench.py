@@ -2,14 +2,13 @@
 
 import json as json_module
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from cli import bench_inference, bench_memory, bench_metrics, bench_train
-
-Precision = Literal["auto", "float32", "bfloat16"]
+from cli.options import Precision
 
 
 def train(

@@ -10,7 +10,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -24,6 +24,7 @@ from cli.embedded import Roles, start_roles
 from cli.errors import CommandError
 from cli.machine import machine
 from cli.metrics import NOWHERE, MetricsAt
+from cli.options import Precision
 from cli.prepare import prepare
 from cli.processes import Children
 from cli.servers import connect
@@ -52,7 +53,7 @@ class Scale:
     rounds: int = 1
     repetitions: int = 5
     seconds: float = 12.0
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Precision = "auto"
 
 
 QUICK = Scale(width=4, batch_size=8, batches=2, repetitions=2, seconds=0.5)

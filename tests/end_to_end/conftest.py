@@ -69,8 +69,8 @@ def command(forkserver: None, tmp_path: Path) -> Iterator[Callable[..., Node]]:
     """Return a function that starts a ``splitee`` command as a process, ended after the test."""
     started: list[Node] = []
 
-    def start(*arguments: str, cwd: Path | None = None) -> Node:
-        node = Node(list(arguments), tmp_path / f"command-{len(started)}.log", cwd=cwd)
+    def start(*arguments: str) -> Node:
+        node = Node(list(arguments), tmp_path / f"command-{len(started)}.log")
         started.append(node)
         return node
 

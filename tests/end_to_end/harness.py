@@ -103,20 +103,18 @@ def final_layers(output: Path) -> dict[str, State]:
 class Node:
     """A ``splitee`` command as a process of its own. Everything that its roles say is heard here as it is said.
 
-    arm: the crash point at which it kills itself. log: file of its stderr, JSON of roles. cwd: folder that it works in.
-    environment: variables of its own.
+    arm: the crash point at which it kills itself. log: file of its stderr, JSON of roles. environment: variables of its own.
+    It works in the folder that this process works in now.
     """
 
-    def __init__(
-        self, arguments: list[str], log: Path, arm: Arm | None = None, cwd: Path | None = None, **environment: str
-    ) -> None:
+    def __init__(self, arguments: list[str], log: Path, arm: Arm | None = None, **environment: str) -> None:
         self.log = log
         self.heard: list[Event] = []
         self.times: list[float] = []  # time.monotonic at which each was heard
         self._changed = threading.Condition()
         self._ended = False
         receiving, sending = _context.Pipe(duplex=False)
-        how = (arguments, str(log), sending, arm, cwd or Path.cwd(), environment)
+        how = (arguments, str(log), sending, arm, Path.cwd(), environment)
         self.process = _context.Process(target=_splitee, args=how, daemon=False)
         self.process.start()
         sending.close()

@@ -111,10 +111,10 @@ def test_every_cut_of_a_network_whose_data_are_not_here(capfd: pytest.CaptureFix
 
 
 def test_what_a_model_prints_does_not_come_between_the_figures(command: Callable[..., Node]) -> None:
-    node = command("profile", *f"{OWN}:three --max-step-ms 1e9 --max-mbps 1e9 --json --output figures.json".split())
+    node = command("profile", *f"{OWN}:three --max-step-ms 1e9 --max-mbps 1e9 --json".split())
     assert node.wait() == 0, node.text()
     said = node.log.read_text()
-    assert json.loads(node.text().removeprefix(said)) == json.loads(Path("figures.json").read_text())
+    assert json.loads(node.text().removeprefix(said))["recommendation"] == 2
     assert {"when built", "in training"} <= set(said.splitlines())
     assert "models_to_profile:three: cuts 1 to 2" in said
 

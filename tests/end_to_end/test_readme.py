@@ -80,10 +80,10 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
 
 
-def run(command: str, folder: Path) -> None:
-    """Run a command in a folder as a process of its own."""
+def make(*arguments: str) -> None:
+    """Run ``make``, as if no other one ran this test."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("SPLITEE_", "MAKE"))}
-    done = subprocess.run(command.split(), cwd=folder, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run(["make", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -123,12 +123,11 @@ def test_every_link_leads_somewhere() -> None:
 
 def test_make(tmp_path: Path) -> None:
     """This very run may be that of ``make test``; ``make train`` is run with what is installed."""
-    run("make -n test", ROOT)
+    make("-n", "test")
     arguments = ["ARGS=" + SMALL + f" --output {tmp_path}", f"VENV={sys.prefix}", f"--old-file={sys.prefix}/.installed"]
     if not (Path(sys.prefix) / "bin" / "splitee").exists():
         pytest.skip("the package is not installed where these tests run")
-    done = subprocess.run(["make", "train", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
-    assert done.returncode == 0, done.stderr
+    make("train", *arguments)
     assert summary(tmp_path)["clients"] == 12
 
 
@@ -136,7 +135,9 @@ def test_commands_in_one_process_and_what_they_leave_behind(
     command: Callable[..., Node], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def splitee(line: str) -> None:
-        node = command(*line.split()[1:], cwd=tmp_path)
+        program, *words = line.split()
+        assert program == "splitee"
+        node = command(*words)
         assert node.wait() == 0, node.text()
 
     monkeypatch.chdir(tmp_path)
@@ -171,11 +172,12 @@ def test_the_paper_s_experiments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert {"table.md", "results.json", "accuracy.png"} <= {path.name for path in folder.iterdir()}
 
 
-def test_with_docker(command: Callable[..., Node], tmp_path: Path) -> None:
+def test_with_docker(command: Callable[..., Node], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without Docker: the image is the one that services have, and its entrypoint does what the README has it do."""
     image = "hetero-splitee:cpu"
     shutil.copy(ROOT / "docker-compose.yml", tmp_path)
-    node = command(*DOCKER[1].partition(image)[2].split(), cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    node = command(*DOCKER[1].partition(image)[2].split())
     assert node.wait() == 0, node.text()
     stack = services(tmp_path, environment_file((tmp_path / ".env").read_text()))
     assert DOCKER[0].split() == ["docker", "build", "--tag", stack["coordinator"].image, stack["coordinator"].raw["build"]]
